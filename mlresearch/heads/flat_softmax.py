@@ -1,0 +1,103 @@
+"""One softmax over all labels: the drawn label comes with its ancestors. The baseline for single-path data."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from mlresearch.encoders import Encoded
+from mlresearch.errors import UserError
+from mlresearch.heads import LabelDistribution, LabelLoss, Structure, labels_first
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.logspace import at_least_float32
+from mlresearch.propagation import HierarchyIndex, index_hierarchy, segment_sum, settle
+from mlresearch.pytree import pytree_dataclass
+
+
+@pytree_dataclass
+class ClosureOfOneLabel(LabelDistribution):
+    """p(y) = softmax(s)ⱼ where y is label j with all its ancestors, and 0 for every other set.
+
+    log_softmax: over labels, labels first.
+    """
+
+    log_softmax: Float[Array, "labels batch"]
+    index: HierarchyIndex
+
+    @property
+    def log_marginals(self) -> Float[Array, "batch labels"]:
+        """Return log Σⱼ softmax(s)ⱼ over the label and its descendants."""
+        owners, members = self.index.closure_owners, self.index.closure_members
+        below = self.log_softmax[owners]
+        # The pairs are sorted by owner, not by the member that collects them, so these reductions cannot be the
+        # sorted ones of `propagation`.
+        num_labels = self.log_softmax.shape[0]
+        peak = jax.lax.stop_gradient(jax.ops.segment_max(below, members, num_labels))
+        total = jax.ops.segment_sum(jnp.exp(below - peak[members]), members, num_labels)
+        return labels_first(settle(jnp.minimum(peak + jnp.log(total), 0.0), self.index))
+
+    def _most_specific(self, labels: Bool[Array, "batch labels"]) -> Bool[Array, "labels batch"]:
+        """Return the labels that are on while none of their children is."""
+        on = labels_first(labels)
+        # A label above another that is on: reached from a child that is on.
+        above = jnp.zeros(on.shape, jnp.int32)
+        above = above.at[self.index.edge_parents].max(on[self.index.edge_children].astype(jnp.int32))
+        return on & (above == 0)
+
+    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Return the mean of −log softmax over the most specific labels of the set; 0 for an empty set.
+
+        For a single path this is −`log_prob`; other sets, which the head cannot give, are learned as one of their paths.
+        """
+        chosen = self._most_specific(labels > 0)
+        total = -jnp.where(chosen, self.log_softmax, 0.0).sum(0)
+        return total / jnp.maximum(chosen.sum(0), 1).astype(total.dtype)
+
+    def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return log softmax of the one most specific label; −inf for a set that is no label's closure."""
+        chosen = self._most_specific(labels)
+        owners, members = self.index.closure_owners, self.index.closure_members
+        num_labels = self.log_softmax.shape[0]
+        closure_size = segment_sum(jnp.ones((owners.shape[0], 1)), owners, num_labels)
+        members_on = segment_sum(labels_first(labels)[members].astype(closure_size.dtype), owners, num_labels)
+        size = labels.sum(-1).astype(closure_size.dtype)
+        whole = (chosen & (members_on == closure_size) & (closure_size == size)).any(0)
+        value = jnp.where(chosen, self.log_softmax, 0.0).sum(0)
+        return jnp.where(whole & (chosen.sum(0) == 1), value, -jnp.inf)
+
+    def mode(self) -> Bool[Array, "batch labels"]:
+        """Return the closure of the most probable label."""
+        return labels_first(self._close(self.log_softmax.argmax(0)))
+
+    def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
+        """Draw a label, and return it with its ancestors."""
+        logits = labels_first(self.log_softmax)
+        drawn = jax.random.categorical(key, logits, shape=(n, logits.shape[0]))
+        return jax.vmap(lambda labels: labels_first(self._close(labels)))(drawn)
+
+    def _close(self, labels: Array) -> Bool[Array, "labels batch"]:
+        one_hot = jnp.arange(self.log_softmax.shape[0])[:, None] == labels
+        drawn_below = jax.ops.segment_max(
+            one_hot[self.index.closure_owners].astype(jnp.int32),
+            self.index.closure_members,
+            self.log_softmax.shape[0],
+        )
+        return drawn_below > 0
+
+
+class Head(nnx.Module):
+    """Softmax over all labels, closed upwards, on any DAG; raises `UserError` without a hierarchy."""
+
+    scores_per_label = 1
+    coherent = True
+
+    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
+        del num_labels, rngs
+        if hierarchy is None:
+            raise UserError("head 'flat_softmax' needs a label hierarchy; use 'independent' for flat labels")
+        self.index = Structure(index_hierarchy(hierarchy, closure=True))
+
+    def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> ClosureOfOneLabel:
+        """Return the distribution."""
+        scores = labels_first(at_least_float32(label_scores[..., 0]))
+        return ClosureOfOneLabel(jax.nn.log_softmax(scores, axis=0), self.index.get_value())

@@ -1,0 +1,58 @@
+"""Binary relevance: a product of Bernoullis, one sigmoid a label."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from mlresearch.encoders import Encoded
+from mlresearch.heads import LabelDistribution, LabelLoss
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.logspace import at_least_float32
+from mlresearch.pytree import pytree_dataclass
+
+
+@pytree_dataclass
+class ProductOfBernoullis(LabelDistribution):
+    """p(y) = Π σ(sᵢ)^yᵢ (1 − σ(sᵢ))^(1 − yᵢ)."""
+
+    scores: Float[Array, "batch labels"]
+
+    @property
+    def log_marginals(self) -> Float[Array, "batch labels"]:
+        """Return log σ(s)."""
+        return jax.nn.log_sigmoid(self.scores)
+
+    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Sum `label_loss` over labels; with binary cross-entropy it is −`log_prob`.
+
+        It reads the scores themselves, which are the log-odds before clipping, so that the gradient never vanishes.
+        """
+        return label_loss(self.scores, labels).sum(-1)
+
+    def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return Σ log σ(±s)."""
+        return jax.nn.log_sigmoid(jnp.where(labels, self.scores, -self.scores)).sum(-1)
+
+    def mode(self) -> Bool[Array, "batch labels"]:
+        """Return s > 0."""
+        return self.scores > 0
+
+    def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
+        """Draw every label for itself."""
+        shape = (n, *self.scores.shape)
+        return jax.random.logistic(key, shape, self.scores.dtype) < self.scores
+
+
+class Head(nnx.Module):
+    """One sigmoid a label; the hierarchy, if there is one, is not used."""
+
+    scores_per_label = 1
+    coherent = False
+
+    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
+        del hierarchy, num_labels, rngs
+
+    def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> ProductOfBernoullis:
+        """Return the distribution."""
+        return ProductOfBernoullis(at_least_float32(label_scores[..., 0]))

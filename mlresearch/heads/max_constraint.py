@@ -1,0 +1,83 @@
+"""C-HMCNN: the score of a label is the maximum over itself and its descendants.
+
+Source: Giunchiglia and Lukasiewicz, "Coherent Hierarchical Multi-Label Classification Networks", 2020.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mlresearch.encoders import Encoded
+from mlresearch.errors import UserError
+from mlresearch.heads import LabelDistribution, LabelLoss, Structure, labels_first
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.logspace import LOGIT_BOUND, at_least_float32
+from mlresearch.propagation import HierarchyIndex, descendant_maximum, index_hierarchy, settle
+from mlresearch.pytree import pytree_dataclass
+
+
+@pytree_dataclass
+class MaximumOverDescendants(LabelDistribution):
+    """P(yᵢ = 1) = maxⱼ σ(sⱼ) over label i and its descendants; there is no joint distribution.
+
+    scores: what the decoder gave, labels first.
+    """
+
+    normalised: ClassVar[bool] = False
+
+    scores: Float[Array, "labels batch"]
+    index: HierarchyIndex
+
+    @property
+    def log_marginals(self) -> Float[Array, "batch labels"]:
+        """Return log σ of the maxima, settled: the rounding of log σ need not be monotone."""
+        maxima = descendant_maximum(self.scores, self.index)
+        return labels_first(settle(jax.nn.log_sigmoid(maxima), self.index))
+
+    @property
+    def logits(self) -> Float[Array, "batch labels"]:
+        """Return the maxima themselves, which are the log-odds, clipped to ±`LOGIT_BOUND`."""
+        maxima = descendant_maximum(self.scores, self.index)
+        return labels_first(jnp.clip(maxima, -LOGIT_BOUND, LOGIT_BOUND))
+
+    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Sum `label_loss` over labels, where a positive label is scored by those below it that are on (MCLoss).
+
+        A positive label takes the maximum over those of itself and its descendants that are on, so that it is not
+        taught to rise through a descendant that is off; a negative label takes the maximum over all.
+        """
+        on = labels_first(labels) > 0
+        lowest = jnp.finfo(self.scores.dtype).min
+        maxima = descendant_maximum(self.scores, self.index)
+        maxima_on = descendant_maximum(jnp.where(on, self.scores, lowest), self.index)
+        return label_loss(labels_first(jnp.where(on, maxima_on, maxima)), labels).sum(-1)
+
+    def mode(self) -> Bool[Array, "batch labels"]:
+        """Return marginals over ½."""
+        return labels_first(descendant_maximum(self.scores, self.index) > 0)
+
+
+class Head(nnx.Module):
+    """The maximum over descendants, on any DAG; raises `UserError` without a hierarchy."""
+
+    scores_per_label = 1
+    coherent = True
+
+    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
+        del num_labels, rngs
+        if hierarchy is None:
+            raise UserError(
+                "head 'max_constraint' needs a label hierarchy; use 'independent' for flat labels"
+            )
+        self.index = Structure(index_hierarchy(hierarchy, closure=False))
+
+    def __call__(
+        self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded
+    ) -> MaximumOverDescendants:
+        """Return the distribution."""
+        return MaximumOverDescendants(
+            labels_first(at_least_float32(label_scores[..., 0])), self.index.get_value()
+        )

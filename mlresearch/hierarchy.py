@@ -1,0 +1,132 @@
+"""Which label implies which: a directed acyclic graph over labels, validated once and frozen.
+
+An edge (child, parent) says that the child implies the parent: whoever has the child has the parent. A label may have
+several parents. Everything is edges and closure lists; no ``[labels, labels]`` array is ever made.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+
+from mlresearch.errors import UserError
+from mlresearch.label_space import LabelSets
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelHierarchy:
+    """Edges over named labels, sorted by (child, parent).
+
+    names: label names, by label id. children, parents: int32 [edges].
+    A label out of range, a duplicate edge or a cycle is a `UserError` that names it.
+    """
+
+    names: tuple[str, ...]
+    children: np.ndarray
+    parents: np.ndarray
+
+    @classmethod
+    def from_edges(cls, names: Iterable[str], edges: np.ndarray) -> "LabelHierarchy":
+        """Build from an int [edges, 2] array of (child, parent) label ids in any order."""
+        edges = np.asarray(edges, np.int32).reshape(-1, 2)
+        edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
+        return cls(tuple(names), edges[:, 0].copy(), edges[:, 1].copy())
+
+    def __post_init__(self) -> None:
+        edges = np.stack([self.children, self.parents], 1)
+        outside = (edges < 0) | (edges >= self.num_labels)
+        if outside.any():
+            row = int(np.flatnonzero(outside.any(1))[0])
+            raise UserError(
+                f"hierarchy: edge {tuple(edges[row].tolist())} names a label outside 0..{self.num_labels - 1}"
+            )
+        repeated = np.flatnonzero((edges[1:] == edges[:-1]).all(1))
+        if len(repeated):
+            child, parent = edges[repeated[0]]
+            raise UserError(
+                f"hierarchy: the edge {self.names[child]!r} -> {self.names[parent]!r} occurs twice"
+            )
+        _ = self.levels  # a cycle shows here
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels."""
+        return len(self.names)
+
+    @functools.cached_property
+    def num_parents(self) -> np.ndarray:
+        """Parents a label, int64 [labels]."""
+        return np.bincount(self.children, minlength=self.num_labels)
+
+    @functools.cached_property
+    def num_children(self) -> np.ndarray:
+        """Children a label, int64 [labels]."""
+        return np.bincount(self.parents, minlength=self.num_labels)
+
+    @functools.cached_property
+    def is_forest(self) -> bool:
+        """Whether no label has more than one parent."""
+        return bool((self.num_parents <= 1).all())
+
+    @functools.cached_property
+    def levels(self) -> np.ndarray:
+        """Length of the longest path from a root, int32 [labels]: every edge goes to a smaller level.
+
+        Source: Kahn, "Topological sorting of large networks", 1962, whose waves these are.
+        """
+        by_parent = np.argsort(self.parents, kind="stable")
+        start = np.concatenate([[0], np.cumsum(self.num_children)])
+        missing = self.num_parents.copy()
+        levels = np.full(self.num_labels, -1, np.int32)
+        wave, level = np.flatnonzero(missing == 0), 0
+        while len(wave):
+            levels[wave] = level
+            edges = by_parent[_ranges(start[wave], start[wave + 1])]
+            reached, met = np.unique(self.children[edges], return_counts=True)
+            missing[reached] -= met
+            wave, level = reached[missing[reached] == 0], level + 1
+        if (levels < 0).any():
+            raise UserError(
+                f"hierarchy: the labels {self._cycle(levels)} form a cycle; remove one of its edges"
+            )
+        return levels
+
+    def _cycle(self, levels: np.ndarray) -> str:
+        """Return one cycle among the labels without a level, each of which has a parent without one."""
+        stuck = levels < 0
+        inner = stuck[self.children] & stuck[self.parents]
+        parent_of = dict(zip(self.children[inner].tolist(), self.parents[inner].tolist(), strict=True))
+        path = [int(np.flatnonzero(stuck)[0])]
+        while path[-1] not in path[:-1]:
+            path.append(parent_of[path[-1]])
+        return " -> ".join(repr(self.names[label]) for label in path[path.index(path[-1]) :])
+
+    @functools.cached_property
+    def ancestors(self) -> LabelSets:
+        """Proper ancestors of each label, each once, as one label set a label."""
+        start = np.concatenate([[0], np.cumsum(self.num_parents)])
+        pairs = self.children.astype(np.int64) * self.num_labels + self.parents
+        found = [pairs]
+        while len(pairs):  # one round a level: replace the ancestor of each pair by its parents
+            owner, ancestor = np.divmod(pairs, self.num_labels)
+            counts = self.num_parents[ancestor]
+            further = self.parents[_ranges(start[ancestor], start[ancestor + 1])]
+            pairs = np.unique(np.repeat(owner, counts) * self.num_labels + further)
+            found.append(pairs)
+        owner, ancestor = np.divmod(np.unique(np.concatenate(found)), self.num_labels)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=self.num_labels))])
+        return LabelSets(ancestor.astype(np.int32), offsets)
+
+    def close(self, ids: np.ndarray) -> np.ndarray:
+        """Return the given label ids and all their ancestors, each once, ascending, int32."""
+        return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(
+            np.int32
+        )
+
+
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Return the concatenation of arange(start, stop) over all pairs."""
+    counts = stops - starts
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)

@@ -1,0 +1,44 @@
+"""Logarithms of probabilities without cancellation, overflow or NaN gradients."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LOGIT_BOUND = 80.0
+"""Log-odds are clipped to ±80: e⁻⁸⁰ is still a normal float32, so both tails are representable."""
+
+
+def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return log(1 − eˣ) for x ≤ 0; −inf at 0.
+
+    Two forms meet at −log 2, where both lose at most one bit.
+    Source: Mächler, "Accurately Computing log(1 − exp(−|a|))", 2012.
+    """
+    near = x > -jnp.log(2).astype(x.dtype)
+    # Each branch sees a harmless argument where the other one is taken: a NaN there would spoil the gradient.
+    return jnp.where(
+        near,
+        jnp.log(-jnp.expm1(jnp.where(near, x, -1.0))),
+        jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x))),
+    )
+
+
+def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return log p − log(1 − p) from log p ≤ 0, clipped to ±`LOGIT_BOUND`; the gradient is zero where clipped."""
+    smallest = -jnp.exp(
+        jnp.asarray(-LOGIT_BOUND, log_probs.dtype)
+    )  # below this distance from 0 the bound holds
+    certain = log_probs > smallest
+    inside = jnp.where(certain, smallest, log_probs)
+    return jnp.where(certain, LOGIT_BOUND, jnp.clip(inside - log1mexp(inside), -LOGIT_BOUND, LOGIT_BOUND))
+
+
+def log_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return log log(1 + eˣ), which is x in the limit of small x, where log(1 + eˣ) itself underflows."""
+    small = x < -30.0  # log(1 + eˣ) = eˣ (1 − eˣ/2 + …): the correction is below float64's rounding there
+    return jnp.where(small, x, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, x))))
+
+
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return x in float32, or as it is when it is wider."""
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

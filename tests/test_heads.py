@@ -1,0 +1,344 @@
+"""One suite over every head: a file added to mlresearch/heads is tested by existing.
+
+Small random hierarchies are enumerated, label set by label set, in float64 NumPy.
+"""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_hierarchy import random_dag, reach
+
+import mlresearch.heads
+from mlresearch.encoders import Encoded
+from mlresearch.errors import UserError
+from mlresearch.heads import NotNormalisedError
+from mlresearch.losses.binary_cross_entropy import Loss
+
+HEADS = sorted(module.name for module in pkgutil.iter_modules(mlresearch.heads.__path__))
+
+
+def variants():
+    """Every head with every value of its options that are a choice of names."""
+    for name in HEADS:
+        head = importlib.import_module(f"mlresearch.heads.{name}").Head
+        hints = typing.get_type_hints(head.__init__)
+        choices = {
+            option: typing.get_args(hints[option])
+            for option, parameter in inspect.signature(head.__init__).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY and typing.get_origin(hints[option]) is typing.Literal
+        }
+        for values in itertools.product(*choices.values()):
+            yield pytest.param(name, dict(zip(choices, values, strict=True)), id="-".join([name, *values]))
+
+
+every_head = pytest.mark.parametrize(("name", "options"), list(variants()))
+
+
+def make_head(name, options, hierarchy):
+    head = importlib.import_module(f"mlresearch.heads.{name}").Head
+    try:
+        return head(hierarchy, hierarchy.num_labels, **options, rngs=nnx.Rngs(0))
+    except UserError as error:
+        if hierarchy.is_forest:
+            raise
+        assert "one parent" in str(error)
+        pytest.skip(f"{name} {options} refuses hierarchies with several parents a label, by name")
+
+
+def random_scores(head, hierarchy, batch, seed, scale=2.0, dtype=jnp.float32):
+    shape = (batch, hierarchy.num_labels, head.scores_per_label)
+    return jnp.asarray(np.random.default_rng(seed).normal(0, scale, shape), dtype)
+
+
+def encoded_for(batch, dtype=jnp.float32):
+    return Encoded(jnp.zeros((batch, 1, 4), dtype), jnp.ones((batch, 1), bool), jnp.zeros((batch, 4), dtype))
+
+
+def distribution(head, scores):
+    return head(scores, encoded_for(scores.shape[0], scores.dtype))
+
+
+@jax.jit
+def summary(dist):
+    return dist.log_marginals, dist.mode()
+
+
+def all_sets(num_labels):
+    return np.array(list(itertools.product([False, True], repeat=num_labels)))
+
+
+def hierarchies(forest, count=4, num_labels=7):
+    rng = np.random.default_rng(forest)
+    return [random_dag(rng, num_labels - i % 3, forest=forest) for i in range(count)]
+
+
+def enumerate_log_probs(dist, batch, num_labels):
+    """[sets, batch] log-probabilities of every label set, by the distribution's own log_prob."""
+    sets = all_sets(num_labels)
+    tiled = jnp.broadcast_to(jnp.asarray(sets)[:, None], (len(sets), batch, num_labels))
+    return sets, np.asarray(
+        jax.jit(jax.vmap(lambda dist, on: dist.log_prob(on), (None, 0)))(dist, tiled), np.float64
+    )
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+@pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
+def test_enumeration(name, options, forest, x64):
+    """Probabilities sum to 1; marginals, mode and loss are those of the enumerated distribution."""
+    tolerance = 1e-10 if x64 else 1e-5
+    with jax.enable_x64(x64):
+        for seed, hierarchy in enumerate(hierarchies(forest)):
+            head = make_head(name, options, hierarchy)
+            scores = random_scores(head, hierarchy, 3, seed, dtype=jnp.float64 if x64 else jnp.float32)
+            dist = distribution(head, scores)
+            if not dist.normalised:
+                with pytest.raises(NotNormalisedError):
+                    dist.log_prob(jnp.ones((3, hierarchy.num_labels), bool))
+                with pytest.raises(NotNormalisedError):
+                    dist.sample(jax.random.key(0), 1)
+                continue
+            sets, log_probs = enumerate_log_probs(dist, 3, hierarchy.num_labels)
+            probs = np.exp(log_probs)
+            np.testing.assert_allclose(probs.sum(0), 1, atol=tolerance)
+            log_marginals, mode = (np.asarray(x) for x in summary(dist))
+            np.testing.assert_allclose(
+                np.exp(log_marginals), np.einsum("sb,sl->bl", probs, sets), atol=tolerance
+            )
+            if dist.mode_is_exact:
+                assert np.array_equal(mode, sets[log_probs.argmax(0)])
+            else:
+                over_half = dist.log_prob(jnp.asarray(log_marginals > -np.log(2.0)))
+                mode_log_prob = dist.log_prob(jnp.asarray(mode))
+                assert (np.asarray(mode_log_prob) >= np.asarray(over_half) - tolerance).all()
+            if head.coherent:
+                broken = (sets[:, hierarchy.children] & ~sets[:, hierarchy.parents]).any(1)
+                assert (log_probs[broken] == -np.inf).all()
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+def test_samples_follow_the_distribution(name, options, forest):
+    hierarchy = hierarchies(forest, count=3)[2]
+    head = make_head(name, options, hierarchy)
+    dist = distribution(head, random_scores(head, hierarchy, 2, 5, scale=1.5))
+    if not dist.normalised:
+        return
+    n = 40_000
+    drawn = np.asarray(jax.jit(lambda dist: dist.sample(jax.random.key(1), n))(dist))
+    assert drawn.shape == (n, 2, hierarchy.num_labels)
+    _, log_probs = enumerate_log_probs(dist, 2, hierarchy.num_labels)
+    powers = 2 ** np.arange(hierarchy.num_labels)[::-1]
+    for example in range(2):
+        counts = np.bincount(drawn[:, example] @ powers, minlength=len(log_probs))
+        expected = np.exp(log_probs[:, example])
+        # Five standard errors of a binomial share, and one count for the rarest sets.
+        assert (np.abs(counts / n - expected) < 5 * np.sqrt(expected / n) + 1 / n).all()
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_extreme_scores_stay_coherent_and_finite(name, options, forest, dtype):
+    rng = np.random.default_rng(7)
+    hierarchy = random_dag(rng, 40, forest=forest, density=0.06)
+    head = make_head(name, options, hierarchy)
+    batch = 33
+
+    @jax.jit
+    def outputs(scores):
+        dist = distribution(head, scores)
+        return dist.log_marginals, dist.logits, dist.mode()
+
+    @jax.jit
+    @jax.grad
+    def gradient(scores, labels):
+        dist = distribution(head, scores)
+        loss = dist.loss(labels.astype(jnp.float32), Loss())
+        return loss.sum() + dist.logits.sum() + dist.log_marginals.sum()
+
+    for scale in (1.0, 100.0, 1e4):
+        scores = random_scores(head, hierarchy, batch, 8, scale=scale, dtype=dtype)
+        scores = scores.at[0].set(-scale).at[1].set(scale).at[2].set(0)
+        log_marginals, logits, mode = (np.asarray(x) for x in outputs(scores))
+        assert log_marginals.dtype == np.float32
+        assert np.isfinite(log_marginals).all() and (log_marginals <= 0).all()
+        assert np.isfinite(logits).all()
+        if head.coherent:
+            for array in (log_marginals, mode):
+                assert (array[:, hierarchy.children] <= array[:, hierarchy.parents]).all()
+        # The modes of other inputs: sets that the head can give, and far from what it would choose.
+        labels = jnp.asarray(np.roll(mode, 1, axis=0))
+        loss = distribution(head, scores).loss(labels.astype(jnp.float32), Loss())
+        assert jnp.isfinite(loss).all()
+        assert jnp.isfinite(gradient(scores, labels)).all()
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+def test_gradients_equal_finite_differences(name, options, forest):
+    with jax.enable_x64(True):
+        for seed, hierarchy in enumerate(hierarchies(forest, count=3)):
+            head = make_head(name, options, hierarchy)
+            scores = random_scores(head, hierarchy, 2, seed, dtype=jnp.float64)
+            dist = distribution(head, scores)
+            labels = dist.mode()  # a set that every head can give
+            weights = random_scores(head, hierarchy, 2, seed + 50, dtype=jnp.float64)[..., 0]
+
+            def totals(scores, head=head, labels=labels, weights=weights):
+                dist = distribution(head, scores)
+                loss = dist.loss(labels.astype(scores.dtype), Loss()).sum()
+                marginals = jnp.exp(dist.log_marginals)
+                # The only root of a hierarchy may be certain: its log-odds are then the bound, or rounding.
+                logits = jnp.where(marginals < 1 - 1e-6, dist.logits, 0.0)
+                return loss + (weights * logits).sum() + (weights * marginals).sum()
+
+            gradient = jax.jit(jax.grad(totals))(scores)
+            steps = 1e-6 * jnp.eye(scores.size).reshape(-1, *scores.shape)
+            differences = jax.jit(jax.vmap(lambda step, at=scores: totals(at + step) - totals(at - step)))(
+                steps
+            )
+            np.testing.assert_allclose(gradient.ravel(), differences / 2e-6, rtol=1e-5, atol=1e-6)
+
+
+@every_head
+def test_log_prob_is_minus_loss_where_normalised(name, options):
+    hierarchy = hierarchies(True, count=1)[0]
+    head = make_head(name, options, hierarchy)
+    dist = distribution(head, random_scores(head, hierarchy, 4, 0))
+    if dist.normalised:
+        labels = dist.mode()
+        loss = dist.loss(labels.astype(jnp.float32), Loss())
+        np.testing.assert_allclose(loss, -dist.log_prob(labels), rtol=1e-5, atol=1e-6)
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+def test_neither_batch_split_nor_label_order_matters(name, options, forest):
+    rng = np.random.default_rng(3)
+    hierarchy = random_dag(rng, 20, forest=forest, density=0.15)
+    head = make_head(name, options, hierarchy)
+    scores = random_scores(head, hierarchy, 6, 4)
+    whole = distribution(head, scores)
+    part = distribution(head, scores[2:3])
+    whole_marginals, whole_mode = summary(whole)
+    part_marginals, part_mode = summary(part)
+    np.testing.assert_allclose(part_marginals, whole_marginals[2:3], rtol=1e-5, atol=1e-6)
+    assert np.array_equal(part_mode, whole_mode[2:3])
+
+    order = rng.permutation(20)  # the label at new place i was at place order[i]
+    place = np.argsort(order)
+    edges = np.stack([place[hierarchy.children], place[hierarchy.parents]], 1)
+    renamed = type(hierarchy).from_edges([hierarchy.names[old] for old in order], edges)
+    moved = distribution(make_head(name, options, renamed), scores[:, order])
+    moved_marginals, moved_mode = summary(moved)
+    np.testing.assert_allclose(moved_marginals, whole_marginals[:, order], rtol=1e-5, atol=1e-5)
+    assert np.array_equal(moved_mode, whole_mode[:, order])
+
+
+# What follows checks single heads against their definitions, written out set by set.
+
+
+def sibling_rule_log_prob(hierarchy, siblings, scores, on):
+    """log p(on) of one label set under `conditional`, from the definition, in plain Python."""
+    parents_of = [
+        set(hierarchy.parents[hierarchy.children == label]) for label in range(hierarchy.num_labels)
+    ]
+    sigmoid = 1 / (1 + np.exp(-scores))
+    total = 0.0
+    families = {frozenset(parents): [] for parents in parents_of}
+    for label, parents in enumerate(parents_of):
+        families[frozenset(parents)].append(label)
+        if on[label] and not all(on[list(parents)]):
+            return -np.inf
+    for parents, members in families.items():
+        if not all(on[list(parents)]):
+            continue
+        bernoulli = [sigmoid[m] if on[m] else 1 - sigmoid[m] for m in members]
+        num_on = sum(on[m] for m in members)
+        if siblings == "one":
+            if num_on != 1:
+                return -np.inf
+            weights = np.exp(scores[members])
+            total += np.log(sum(w for w, m in zip(weights, members, strict=True) if on[m]) / weights.sum())
+        else:
+            if siblings == "some" and num_on == 0:
+                return -np.inf
+            total += np.log(np.prod(bernoulli))
+            if siblings == "some":
+                total -= np.log(1 - np.prod(1 - sigmoid[members]))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("siblings", "forest"), [("any", True), ("any", False), ("some", True), ("one", True)]
+)
+def test_conditional_equals_its_definition(siblings, forest):
+    with jax.enable_x64(True):
+        for seed, hierarchy in enumerate(hierarchies(forest)):
+            head = make_head("conditional", {"siblings": siblings}, hierarchy)
+            scores = random_scores(head, hierarchy, 2, seed, dtype=jnp.float64)
+            sets, log_probs = enumerate_log_probs(distribution(head, scores), 2, hierarchy.num_labels)
+            for example in range(2):
+                expected = [
+                    sibling_rule_log_prob(hierarchy, siblings, np.asarray(scores)[example, :, 0], on)
+                    for on in sets
+                ]
+                np.testing.assert_allclose(log_probs[:, example], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_shared_ancestors_count_once():
+    # 3 -> 1, 3 -> 2, 1 -> 0, 2 -> 0: label 3 is on when 0, 1, 2 and 3 all are, so its log marginal is the sum of four
+    # terms; a recursion from parent to child would count label 0 twice.
+    diamond = type(hierarchies(True)[0]).from_edges("abcd", np.array([(3, 1), (3, 2), (1, 0), (2, 0)]))
+    dist = distribution(make_head("conditional", {}, diamond), jnp.zeros((1, 4, 1)))
+    np.testing.assert_allclose(dist.log_marginals[0], np.log(0.5) * np.array([1, 2, 2, 4]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+def test_max_constraint_equals_its_definition(forest):
+    for seed, hierarchy in enumerate(hierarchies(forest)):
+        below = reach(hierarchy).T | np.eye(
+            hierarchy.num_labels, dtype=bool
+        )  # below[i, j]: j is i or under it
+        head = make_head("max_constraint", {}, hierarchy)
+        scores = random_scores(head, hierarchy, 4, seed)
+        labels = np.random.default_rng(seed).random((4, hierarchy.num_labels)) < 0.4
+        labels = np.stack([(below & row).any(1) for row in labels])
+        dist = distribution(head, scores)
+        sigmoid = 1 / (1 + np.exp(-np.asarray(scores[..., 0], np.float64)))
+        expected = np.zeros(4)
+        for row, label in itertools.product(range(4), range(hierarchy.num_labels)):
+            marginal = sigmoid[row][below[label]].max()
+            assert np.exp(dist.log_marginals[row, label]) == pytest.approx(marginal, rel=1e-5)
+            if labels[row, label]:
+                expected[row] -= np.log(sigmoid[row][below[label] & labels[row]].max())
+            else:
+                expected[row] -= np.log(1 - marginal)
+        loss = dist.loss(jnp.asarray(labels, jnp.float32), Loss())
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_tied_maxima_share_the_gradient():
+    chain = type(hierarchies(True)[0]).from_edges("abc", np.array([(1, 0), (2, 0)]))
+    head = make_head("max_constraint", {}, chain)
+
+    def root_logit(scores):
+        return distribution(head, scores).logits[0, 0]
+
+    gradient = jax.grad(root_logit)(jnp.array([[[-1.0], [2.0], [2.0]]]))
+    np.testing.assert_allclose(gradient[0, :, 0], [0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", ["conditional", "max_constraint", "flat_softmax"])
+def test_hierarchy_is_asked_for(name):
+    with pytest.raises(UserError, match="needs a label hierarchy"):
+        importlib.import_module(f"mlresearch.heads.{name}").Head(None, 3, rngs=nnx.Rngs(0))
