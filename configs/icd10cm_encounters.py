@@ -1,0 +1,15 @@
+"""Notes of one to six co-occurring diagnoses to ICD-10-CM nodes, down to three-character categories."""
+
+from ml_collections import ConfigDict
+
+from mlresearch.config import base_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = base_config()
+    config.data.name = "icd10cm/encounters"
+    config.head.name = "conditional"
+    config.head.conditional.siblings = "some"
+    config.text.max_length = 192
+    return config

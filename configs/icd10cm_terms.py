@@ -1,0 +1,15 @@
+"""Diagnosis phrases to ICD-10-CM nodes, down to three-character categories: single-path, 2,237 labels."""
+
+from ml_collections import ConfigDict
+
+from mlresearch.config import base_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = base_config()
+    config.data.name = "icd10cm/terms"
+    config.head.name = "conditional"
+    config.head.conditional.siblings = "one"
+    config.text.max_length = 64
+    return config

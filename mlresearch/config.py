@@ -1,0 +1,209 @@
+"""The one base config, and its checks. A config file overrides what it needs and nothing else."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlresearch import data
+from mlresearch.errors import UserError, suggest
+
+GIVEN = ("self", "rngs", "dtype", "param_dtype")
+"""Keyword arguments that the model gives to its parts; all others are options."""
+
+PARTS = {"encoder": "Encoder", "decoder": "Decoder", "head": "Head", "loss": "Loss"}
+"""Kinds of parts, each a section of the config and a package (loss: losses), and the class that a file of it holds."""
+
+
+def base_config() -> ConfigDict:
+    """Return the defaults of everything.
+
+    The options of each encoder, decoder, head, loss and data source are its constructor's keyword arguments, in a
+    section named after its file: ``config.head.conditional.siblings``. Only those of the chosen ones act.
+    """
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": "icd10cm/terms",  # data source, and which of its data sets
+                "dir": "",  # prepared files; empty: MLRESEARCH_DATA_DIR, or ~/.cache/mlresearch/data
+            },
+            "text": {
+                "vocab_size": 8192,  # SentencePiece, trained on the training split
+                "algorithm": "unigram",
+                "lowercase": True,
+                "max_length": 128,  # tokens; what is cut is reported
+                "num_buckets": 3,  # padded lengths; each compiles once
+            },
+            "encoder": {"name": "bag"},
+            "decoder": {"name": "linear"},
+            "head": {"name": "independent"},
+            "loss": {"name": "binary_cross_entropy"},
+            "model": {
+                "dtype": "float32",  # of the computation up to the head, which is float32 or wider
+                "param_dtype": "float32",
+            },
+            "optim": {
+                "name": "adamw",  # adamw | sgd
+                "learning_rate": 1e-3,
+                "schedule": "cosine",  # cosine | linear | constant, after the warm-up
+                "warmup_share": 0.05,  # of all steps
+                "weight_decay": 1e-4,  # spares biases, norms and other vectors
+                "clip_norm": 1.0,  # of the global gradient norm; 0: none
+                "b1": 0.9,
+                "b2": 0.999,
+                "momentum": 0.9,  # of sgd
+            },
+            "train": {
+                "num_epochs": 10.0,
+                "batch_size": 64,
+                "log_every_steps": 100,
+                "checkpoint_every_seconds": 60.0,
+            },
+            "evaluate": {
+                "batch_size": 256,
+                "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
+                "threshold_grid": (0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70),
+                "predictions": True,  # write predictions_<split>.npz
+            },
+            "parallel": {
+                "mode": "jit",  # jit | pmap
+                "num_devices": 0,  # 0: all
+            },
+        }
+    )
+    for kind in PARTS:
+        for name in part_names(kind):
+            config[kind][name] = part_options(kind, name)
+    for source in data.sources():
+        config.data[source] = data.options(source)
+    return config
+
+
+def part_names(kind: str) -> list[str]:
+    """Return the names of all parts of a kind: the files of its package."""
+    package = _package(kind)
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def part_class(kind: str, name: str) -> Any:
+    """Return the class of a part; an unknown name is a `UserError` that suggests the nearest."""
+    known = part_names(kind)
+    if name not in known:
+        raise UserError(f"config.{kind}.name: there is no {kind} {name!r}{suggest(name, known)}")
+    return getattr(importlib.import_module(f"{_package(kind)}.{name}"), PARTS[kind])
+
+
+def part_options(kind: str, name: str) -> dict[str, Any]:
+    """Return the options of a part with their defaults, off its constructor."""
+    return {
+        option: parameter.default
+        for option, parameter in inspect.signature(part_class(kind, name).__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and option not in GIVEN
+    }
+
+
+def _package(kind: str) -> str:
+    return f"mlresearch.{'losses' if kind == 'loss' else kind + 's'}"
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Check a config and return it frozen, with the options of the chosen parts alone.
+
+    A name that does not exist, a value that is not among an option's choices or out of range, and an option set for
+    a part that is not chosen (it would not act) are `UserError`s.
+    """
+    base = base_config()
+    resolved = ConfigDict(json.loads(config.to_json()))
+    for kind in PARTS:
+        chosen = config[kind].name
+        hints = typing.get_type_hints(part_class(kind, chosen).__init__)
+        for option, value in config[kind].get(chosen, {}).items():
+            choices = (
+                typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
+            )
+            if choices and value not in choices:
+                raise UserError(f"config.{kind}.{chosen}.{option} is {value!r}{suggest(value, choices)}")
+        _prune(resolved[kind], base[kind], kind, chosen, part_names(kind))
+    source = config.data.name.partition("/")[0]
+    data.options(source)  # refuses an unknown source
+    _prune(resolved.data, base.data, "data", source, data.sources())
+    _check_values(resolved)
+    return resolved.lock()
+
+
+def _prune(section: ConfigDict, base: ConfigDict, kind: str, chosen: str, names: list[str]) -> None:
+    """Drop the options of all parts but the chosen one; it is an error if they are not the defaults."""
+    for name in names:
+        if name == chosen or name not in section:
+            continue
+        for option, value in section[name].items():
+            if value != base[name][option]:
+                raise UserError(
+                    f"config.{kind}.{name}.{option} is set, but config.{kind}.name is {section.name!r}: "
+                    f"set the name to {name!r} too, or leave the option out"
+                )
+        del section[name]
+
+
+def _check_values(config: ConfigDict) -> None:
+    choices = {
+        "optim.name": ("adamw", "sgd"),
+        "optim.schedule": ("cosine", "linear", "constant"),
+        "parallel.mode": ("jit", "pmap"),
+        "model.dtype": ("float32", "bfloat16", "float64"),
+        "model.param_dtype": ("float32", "bfloat16", "float64"),
+    }
+    for key, known in choices.items():
+        value = _at(config, key)
+        if value not in known:
+            raise UserError(f"config.{key} is {value!r}{suggest(value, known)}")
+    positive = (
+        *("train.num_epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_seconds"),
+        *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
+        "text.vocab_size",
+    )
+    for key in positive:
+        if not _at(config, key) > 0:
+            raise UserError(f"config.{key} is {_at(config, key)}; it must be above 0")
+    for key in ("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"):
+        if not _at(config, key) >= 0:
+            raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
+    if not 0 <= config.optim.warmup_share < 1:
+        raise UserError(
+            f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1"
+        )
+
+
+def _at(config: ConfigDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return a line for each setting that differs."""
+    flat_old, flat_new = flatten(old), flatten(new)
+    return [
+        f"config.{key}: {flat_old.get(key, 'absent')!r} -> {flat_new.get(key, 'absent')!r}"
+        for key in sorted(flat_old | flat_new)
+        if flat_old.get(key, "absent") != flat_new.get(key, "absent")
+    ]
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Return a config in JSON's types."""
+    return json.loads(config.to_json())

@@ -1,0 +1,89 @@
+"""A masked pass over a split, and every number reported of it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlresearch.data.pipeline import Batch, Batches
+from mlresearch.decisions import (
+    Decision,
+    Half,
+    Mode,
+    ScoredBatch,
+    SplitScores,
+    ValidationScores,
+    collect_scores,
+    fit_global_threshold,
+    fit_label_thresholds,
+)
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.metrics import label_metrics
+from mlresearch.step import Scored
+
+FULL_SCORES = 1000
+"""Above so many labels, stored predictions are the most probable `TOP_SCORES` an example."""
+
+TOP_SCORES = 100
+
+
+def score_split(
+    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str, progress: Callable[..., Iterable]
+) -> tuple[SplitScores, float]:
+    """Score every example of a split once, in the split's order, and return the scores and the mean loss.
+
+    score: the compiled evaluation step. The split "validation" gives `ValidationScores`, which decisions are fitted on.
+    """
+    total = len(batches.split)
+    log_marginals = np.empty((total, batches.num_labels), np.float32)
+    mode = np.empty((total, batches.num_labels), bool)
+    loss = 0.0
+    for batch in progress(batches.once(), f"score {split}", batches.steps_per_epoch):
+        scored = jax.device_get(score(batch))
+        rows = batch.rows[batch.mask]
+        log_marginals[rows] = scored.log_marginals[batch.mask]
+        mode[rows] = scored.mode[batch.mask]
+        loss += float(scored.loss[batch.mask].sum(dtype=np.float64))
+    labels = batches.split.labels.multi_hot(batches.num_labels)
+    whole = ScoredBatch(log_marginals, labels, mode, np.ones(total, bool))
+    return collect_scores(split, [whole], fingerprint), loss / max(total, 1)
+
+
+def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]) -> dict[str, Decision]:
+    """Return all decisions by name, those with thresholds fitted on validation."""
+    decisions = (Mode(), Half(), fit_global_threshold(scores, metric, grid), fit_label_thresholds(scores))
+    return {decision.kind: decision for decision in decisions}
+
+
+def report(
+    scores: SplitScores, decisions: Mapping[str, Decision], hierarchy: LabelHierarchy | None
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each decision by its name, and under ``ranking`` those that need none."""
+    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    by_decision = {
+        name: label_metrics(decision.apply(scores), scores.labels, edges) for name, decision in decisions.items()
+    }
+    return by_decision | {"ranking": scores.table.compute()}
+
+
+def stored_predictions(scores: SplitScores) -> dict[str, np.ndarray]:
+    """Return what ``predictions_<split>.npz`` holds, in the split's order.
+
+    log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose ids
+    stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets.
+    """
+    rows, ids = np.nonzero(scores.mode)
+    stored: dict[str, Any] = {
+        "mode_ids": ids.astype(np.int32),
+        "mode_offsets": np.searchsorted(rows, np.arange(len(scores.mode) + 1)),
+    }
+    if scores.log_marginals.shape[1] <= FULL_SCORES:
+        return stored | {"log_marginals": scores.log_marginals}
+    top = np.argpartition(-scores.log_marginals, TOP_SCORES, axis=1)[:, :TOP_SCORES]
+    values = np.take_along_axis(scores.log_marginals, top, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return stored | {
+        "label_ids": np.take_along_axis(top, order, 1).astype(np.int32),
+        "log_marginals": np.take_along_axis(values, order, 1),
+    }

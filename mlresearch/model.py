@@ -1,0 +1,55 @@
+"""A model: encoder → decoder → head, chosen by name."""
+
+from flax import nnx
+from jaxtyping import Array, Key
+from ml_collections import ConfigDict
+
+from mlresearch.config import part_class
+from mlresearch.encoders import Inputs, InputSpec
+from mlresearch.heads import LabelDistribution, Structure
+from mlresearch.hierarchy import LabelHierarchy
+
+
+class Model(nnx.Module):
+    """Inputs to a distribution over label sets.
+
+    config: resolved. hierarchy: None where labels are flat. A combination that cannot work is a `UserError`.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        spec: InputSpec,
+        num_labels: int,
+        hierarchy: LabelHierarchy | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        precision = {"dtype": config.model.dtype, "param_dtype": config.model.param_dtype}
+        make_encoder = part_class("encoder", config.encoder.name)
+        make_decoder = part_class("decoder", config.decoder.name)
+        make_head = part_class("head", config.head.name)
+        encoder_options = config.encoder[config.encoder.name]
+        decoder_options = config.decoder[config.decoder.name]
+        self.head = make_head(hierarchy, num_labels, **config.head[config.head.name], rngs=rngs)
+        self.encoder = make_encoder(spec, **encoder_options, **precision, rngs=rngs)
+        self.decoder = make_decoder(
+            self.encoder.dim,
+            num_labels,
+            self.head.scores_per_label,
+            **decoder_options,
+            **precision,
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None = None) -> LabelDistribution:
+        """Return p(labels | inputs); `dropout_keys` is None except in training."""
+        encoded = self.encoder(inputs, dropout_keys)
+        return self.head(self.decoder(encoded, dropout_keys), encoded)
+
+
+def create_model(
+    config: ConfigDict, spec: InputSpec, num_labels: int, hierarchy: LabelHierarchy | None
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Return a new model as its definition, its parameters and its structure (what it knows of the hierarchy)."""
+    model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
+    return nnx.split(model, nnx.Param, Structure)

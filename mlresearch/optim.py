@@ -1,0 +1,43 @@
+"""The optax transformation that a config describes."""
+
+import jax
+import optax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+
+def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+    """Return the learning rate by step: a linear warm-up from 0, then cosine or linear decay to 0, or none."""
+    peak = config.learning_rate
+    warmup = round(config.warmup_share * num_steps)
+    rest = max(num_steps - warmup, 1)
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    return (
+        optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
+    )
+
+
+def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    """Return clipping, then AdamW or SGD with momentum, with decoupled weight decay of matrices alone.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+    """
+    update = {
+        "adamw": optax.scale_by_adam(config.b1, config.b2),
+        "sgd": optax.trace(config.momentum) if config.momentum else optax.identity(),
+    }[config.name]
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        update,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.scale_by_learning_rate(make_schedule(config, num_steps)),
+    )
+
+
+def _is_matrix(params: PyTree) -> PyTree:
+    """Return which parameters decay: biases, norms' scales and the like are vectors."""
+    return jax.tree.map(lambda param: param.ndim >= 2, params)

@@ -1,0 +1,265 @@
+"""One run, top to bottom: data, model, steps, validation, decisions, test once, record."""
+
+import dataclasses
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlresearch import data, workdir
+from mlresearch.checkpoint import Checkpoints
+from mlresearch.config import part_class, resolve
+from mlresearch.data.pipeline import Batch, Batches, EncodedSplit, encode, length_buckets
+from mlresearch.data.text import Tokenizer
+from mlresearch.errors import UserError
+from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
+from mlresearch.files import write_bytes, write_json
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.model import create_model
+from mlresearch.optim import make_optimizer
+from mlresearch.parallel import Parallel
+from mlresearch.progress import track
+from mlresearch.step import init_state, make_eval_step, make_train_step
+
+
+class NonFiniteError(UserError):
+    """Raised where a loss or gradient was not finite; the state before that step is what is kept."""
+
+
+def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+    """Train, evaluate and record one run in `folder`, or go on where it was left; returns the run record.
+
+    A finished run is returned as it is. A config that cannot work, or another one than the folder's, is a `UserError`.
+    """
+    config = resolve(config)
+    folder = Path(folder)
+    workdir.claim(folder, config)
+    if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
+        return workdir.read_record(folder)
+    started = time.time()
+
+    # Data
+    dataset = load_dataset(config)
+    hierarchy = (
+        None if dataset.parents is None else LabelHierarchy.from_edges(dataset.label_space.names, dataset.parents)
+    )
+    tokenizer = train_tokenizer(config, dataset, folder)
+    splits = {
+        name: encode(records, tokenizer, config.text.max_length) for name, records in dataset.splits.items()
+    }
+    workdir.write_labels(folder, dataset.label_space, hierarchy)
+    num_labels = dataset.label_space.num_labels
+    batches = make_batches(config, splits, num_labels)
+
+    # Model
+    spec = splits["train"].spec(tokenizer)
+    graphdef, params, structure = create_model(config, spec, num_labels, hierarchy)
+    steps_per_epoch = batches["train"].steps_per_epoch
+    num_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
+    optimizer = make_optimizer(config.optim, num_steps)
+    label_loss = part_class("loss", config.loss.name)(**config.loss[config.loss.name])
+    parallel = Parallel(config.parallel, config.train.batch_size, config.evaluate.batch_size)
+    train_step = parallel.compile_train(
+        make_train_step(graphdef, optimizer, label_loss, num_labels, parallel.axis_name)
+    )
+    eval_step = parallel.compile_eval(make_eval_step(graphdef, label_loss, num_labels))
+
+    # Where the run stands
+    facts = {"label_space": dataset.label_space.hash, "data": dataset.fingerprint}
+    checkpoints = Checkpoints(folder)
+    state = init_state(params, optimizer, config.seed)
+    if checkpoints.latest_step is not None:
+        state, saved = checkpoints.restore(state)
+        if saved != facts:
+            raise UserError(f"{folder}: the data set is not the one this run was started on; give a new --workdir")
+    first = int(state.step)
+    log = MetricsLog(folder / "metrics.jsonl", first)
+    record = {
+        "status": "running",
+        "name": run_name(config),
+        **workdir.environment(),
+        "seed": config.seed,
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
+        "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
+        "inputs": dataclasses.asdict(spec),
+        "examples": {name: len(split) for name, split in splits.items()},
+        "truncated_token_share": {
+            name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()
+        },
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "num_steps": num_steps,
+        "resumed_at": first or None,
+        "seconds": {},
+    }
+    write_json(folder / "run.json", record)
+
+    # Steps
+    state, structure = parallel.replicate(state), parallel.replicate(structure)
+    waiting: list[Any] = []  # metrics still on the device: reading them would hold up the next step
+    saved_at = time.monotonic()
+
+    def settle(step: int) -> None:
+        """Read what the device has computed up to `step`, and stop if it was not finite."""
+        failed = int(parallel.fetch(state).failed_step)
+        if failed >= 0:
+            raise NonFiniteError(
+                f"the loss or its gradient was not finite at step {failed}; the state before it is kept in {folder}. "
+                "A lower config.optim.learning_rate or config.optim.clip_norm may help"
+            )
+        values = jax.device_get(waiting)
+        waiting.clear()
+        if values:
+            log.write(
+                {
+                    "step": step,
+                    "epoch": step / steps_per_epoch,
+                    "train_loss": float(np.mean([value.loss for value in values])),
+                    "gradient_norm": float(np.mean([value.gradient_norm for value in values])),
+                }
+            )
+
+    def save() -> None:
+        checkpoints.save(parallel.fetch(state), facts)
+
+    try:
+        upcoming = track(
+            _steps(batches["train"], config.seed, first, num_steps), f"train {record['name']}", num_steps, first
+        )
+        for step, batch in enumerate(upcoming, first + 1):
+            state, metrics = train_step(state, structure, parallel.shard(batch))
+            waiting.append(parallel.fetch(metrics))
+            if step % config.train.log_every_steps == 0 or step == num_steps:
+                settle(step)
+            if time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
+                settle(step)
+                save()
+                saved_at = time.monotonic()
+    except KeyboardInterrupt:
+        save()
+        write_json(folder / "run.json", record | {"status": "interrupted"})
+        raise
+    except NonFiniteError as error:
+        save()
+        write_json(folder / "run.json", record | {"status": "failed", "error": str(error)})
+        raise
+    finally:
+        log.close()
+        if jax.tree.leaves(state)[0].is_deleted():  # a step failed in the middle: there is nothing to wait for
+            checkpoints.close()
+    save()
+    trained = time.time()
+
+    # Validation, decisions, test once
+    params = state.params
+
+    def score(batch: Batch) -> Any:
+        return parallel.gather(eval_step(params, structure, parallel.shard(batch)))
+
+    validation, validation_loss = score_split(
+        score, batches["validation"], "validation", dataset.fingerprint, track
+    )
+    decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
+    test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint, track)
+    metrics = {
+        "validation": report(validation, decisions, hierarchy) | {"loss": {"loss": validation_loss}},
+        "test": report(test, decisions, hierarchy) | {"loss": {"loss": test_loss}},
+    }
+
+    # Record
+    write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
+    if config.evaluate.predictions:
+        for scores in (validation, test):
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **stored_predictions(scores))
+            write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
+    checkpoints.close()
+    record |= {
+        "status": "finished",
+        "seconds": {"train": trained - started, "evaluate": time.time() - trained},
+        "metrics": metrics,
+    }
+    write_json(folder / "run.json", record)
+    return record
+
+
+def load_dataset(config: ConfigDict) -> data.Dataset:
+    """Return the data set that the config names, prepared if need be."""
+    source = config.data.name.partition("/")[0]
+    directory = config.data.dir or workdir.default_data_dir()
+    return data.load(config.data.name, config.data[source].to_dict(), directory)
+
+
+def train_tokenizer(config: ConfigDict, dataset: data.Dataset, folder: Path) -> Tokenizer | None:
+    """Return the run's tokenizer, trained on the training split alone; None where there are no texts."""
+    texts = dataset.splits["train"].texts
+    path = folder / "tokenizer.model"
+    if texts is None:
+        return None
+    if not path.exists():
+        Tokenizer.train(
+            texts,
+            vocab_size=config.text.vocab_size,
+            algorithm=config.text.algorithm,
+            lowercase=config.text.lowercase,
+        ).save(path)
+    return Tokenizer.load(path)
+
+
+def make_batches(
+    config: ConfigDict, splits: dict[str, EncodedSplit], num_labels: int
+) -> dict[str, Batches]:
+    """Return the batches of each split, all cut to the same padded lengths."""
+    train_lengths = splits["train"].lengths
+    longest = max(int(split.lengths.max(initial=1)) for split in splits.values())
+    buckets = length_buckets(np.append(train_lengths, longest), config.text.num_buckets)
+    return {
+        name: Batches(
+            split,
+            num_labels,
+            config.train.batch_size if name == "train" else config.evaluate.batch_size,
+            buckets,
+        )
+        for name, split in splits.items()
+    }
+
+
+def run_name(config: ConfigDict) -> str:
+    """Return the parts of a model as one word: encoder, decoder, head and the head's options."""
+    options = [str(value) for value in config.head[config.head.name].values()]
+    return "+".join([config.encoder.name, config.decoder.name, "-".join([config.head.name, *options])])
+
+
+def _steps(batches: Batches, seed: int, first: int, num_steps: int) -> Iterator[Batch]:
+    """Yield the batches of the steps from `first` on, epoch after epoch."""
+    epoch, start = divmod(first, batches.steps_per_epoch)
+    endless = itertools.chain.from_iterable(
+        batches.epoch(seed, number, start if number == epoch else 0) for number in itertools.count(epoch)
+    )
+    return itertools.islice(endless, num_steps - first)
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one line a log step; lines after the step that a run goes on from are dropped."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        # The last line may be half written.
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= first]
+        write_bytes(path, "".join(kept).encode())
+        self._file = path.open("a")
+
+    def write(self, values: dict[str, float]) -> None:
+        """Append a line, on disk at once."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
