@@ -25,9 +25,7 @@ def statistics_dtype(dtype: DTypeLike) -> np.dtype:
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
-def masked_mean(
-    x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"]
-) -> Float[Array, "batch dim"]:
+def masked_mean(x: Float[Array, "batch length dim"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch dim"]:
     """Return the mean of the vectors whose mask is True; the mean of none is 0."""
     statistics = statistics_dtype(x.dtype)
     total = jnp.where(mask[..., None], x, 0).sum(1, dtype=statistics)
@@ -37,9 +35,7 @@ def masked_mean(
 class TokenEmbedding(nnx.Module):
     """A learned vector a token id; 0 for padded tokens, whose ids are never read."""
 
-    def __init__(
-        self, vocab_size: int, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, vocab_size: int, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.normal(dim**-0.5)
         self.table = nnx.Param(init(rngs.params(), (vocab_size, dim), param_dtype))
         self.dtype = dtype

@@ -40,9 +40,7 @@ class Checkpoints:
         json.dumps(facts)  # refused here rather than in the background
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_as_dict(state)), facts=ocp.args.JsonSave(facts)
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), facts=ocp.args.JsonSave(facts)),
         )
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:

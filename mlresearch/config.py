@@ -123,9 +123,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         chosen = config[kind].name
         hints = typing.get_type_hints(part_class(kind, chosen).__init__)
         for option, value in config[kind].get(chosen, {}).items():
-            choices = (
-                typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
-            )
+            choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
             if choices and value not in choices:
                 raise UserError(f"config.{kind}.{chosen}.{option} is {value!r}{suggest(value, choices)}")
         _prune(resolved[kind], base[kind], kind, chosen, part_names(kind))
@@ -174,9 +172,7 @@ def _check_values(config: ConfigDict) -> None:
         if not _at(config, key) >= 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
     if not 0 <= config.optim.warmup_share < 1:
-        raise UserError(
-            f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1"
-        )
+        raise UserError(f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1")
 
 
 def _at(config: ConfigDict, key: str) -> Any:

@@ -201,9 +201,7 @@ Decision = Half | Mode | GlobalThreshold | LabelThresholds
 def decision_from_json(data: dict[str, Any]) -> Decision:
     """Return the decision that `to_json` wrote; an unknown kind or fields of another are a `UserError`."""
     fields = dict(data)
-    kinds: dict[str, type[Decision]] = {
-        made.kind: made for made in (Half, Mode, GlobalThreshold, LabelThresholds)
-    }
+    kinds: dict[str, type[Decision]] = {made.kind: made for made in (Half, Mode, GlobalThreshold, LabelThresholds)}
     kind = fields.pop("kind", None)
     if kind not in kinds:
         raise UserError(f"unknown decision {kind!r}{suggest(str(kind), kinds)}")
@@ -217,9 +215,7 @@ def decision_from_json(data: dict[str, Any]) -> Decision:
     return kinds[kind](**fields)
 
 
-def fit_global_threshold(
-    scores: ValidationScores, metric: str, grid: tuple[float, ...] = GRID
-) -> GlobalThreshold:
+def fit_global_threshold(scores: ValidationScores, metric: str, grid: tuple[float, ...] = GRID) -> GlobalThreshold:
     """Return the threshold of `grid` that is best for `metric`; of equally good ones the closest to ½.
 
     metric: one of `METRIC_SIGN`. grid: ascending, between 0 and 1; of two thresholds as close to ½ the lower

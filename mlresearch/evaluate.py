@@ -1,6 +1,6 @@
 """A masked pass over a split, and every number reported of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from mlresearch.decisions import (
 )
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.metrics import label_metrics
+from mlresearch.progress import track
 from mlresearch.step import Scored
 
 FULL_SCORES = 1000
@@ -29,7 +30,7 @@ TOP_SCORES = 100
 
 
 def score_split(
-    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str, progress: Callable[..., Iterable]
+    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
 ) -> tuple[SplitScores, float]:
     """Score every example of a split once, in the split's order, and return the scores and the mean loss.
 
@@ -39,7 +40,7 @@ def score_split(
     log_marginals = np.empty((total, batches.num_labels), np.float32)
     mode = np.empty((total, batches.num_labels), bool)
     loss = 0.0
-    for batch in progress(batches.once(), f"score {split}", batches.steps_per_epoch):
+    for batch in track(batches.once(), f"score {split}", batches.steps_per_epoch):
         scored = jax.device_get(score(batch))
         rows = batch.rows[batch.mask]
         log_marginals[rows] = scored.log_marginals[batch.mask]

@@ -44,9 +44,7 @@ class LabelHierarchy:
         repeated = np.flatnonzero((edges[1:] == edges[:-1]).all(1))
         if len(repeated):
             child, parent = edges[repeated[0]]
-            raise UserError(
-                f"hierarchy: the edge {self.names[child]!r} -> {self.names[parent]!r} occurs twice"
-            )
+            raise UserError(f"hierarchy: the edge {self.names[child]!r} -> {self.names[parent]!r} occurs twice")
         _ = self.levels  # a cycle shows here
 
     @property
@@ -87,9 +85,7 @@ class LabelHierarchy:
             missing[reached] -= met
             wave, level = reached[missing[reached] == 0], level + 1
         if (levels < 0).any():
-            raise UserError(
-                f"hierarchy: the labels {self._cycle(levels)} form a cycle; remove one of its edges"
-            )
+            raise UserError(f"hierarchy: the labels {self._cycle(levels)} form a cycle; remove one of its edges")
         return levels
 
     def _cycle(self, levels: np.ndarray) -> str:
@@ -120,9 +116,7 @@ class LabelHierarchy:
 
     def close(self, ids: np.ndarray) -> np.ndarray:
         """Return the given label ids and all their ancestors, each once, ascending, int32."""
-        return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(
-            np.int32
-        )
+        return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(np.int32)
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -23,9 +24,7 @@ class LabelSpace:
         seen: set[str] = set()
         for position, name in enumerate(self.names):
             if not name or name != name.strip() or "\n" in name or "\t" in name:
-                raise UserError(
-                    f"label {position}: {name!r} is empty or holds outer spaces, a tab or a line break"
-                )
+                raise UserError(f"label {position}: {name!r} is empty or holds outer spaces, a tab or a line break")
             if name in seen:
                 raise UserError(f"label {position}: the name {name!r} occurs twice")
             seen.add(name)
@@ -70,7 +69,7 @@ class LabelSets:
         offsets = [0]
         for number, row in enumerate(rows):
             ids = sorted(row)
-            for left, right in zip(ids, ids[1:], strict=False):
+            for left, right in itertools.pairwise(ids):
                 if left == right:
                     raise UserError(f"row {number}: label id {left} occurs twice")
             flat.extend(ids)

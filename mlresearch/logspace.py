@@ -25,9 +25,7 @@ def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return log p − log(1 − p) from log p ≤ 0, clipped to ±`LOGIT_BOUND`; the gradient is zero where clipped."""
-    smallest = -jnp.exp(
-        jnp.asarray(-LOGIT_BOUND, log_probs.dtype)
-    )  # below this distance from 0 the bound holds
+    smallest = -jnp.exp(jnp.asarray(-LOGIT_BOUND, log_probs.dtype))  # below this distance from 0 the bound holds
     certain = log_probs > smallest
     inside = jnp.where(certain, smallest, log_probs)
     return jnp.where(certain, LOGIT_BOUND, jnp.clip(inside - log1mexp(inside), -LOGIT_BOUND, LOGIT_BOUND))

@@ -285,9 +285,7 @@ class ScoreTable:
         examples, num_labels = self.labels.shape
         if examples == 0:
             raise UserError(NO_EXAMPLES)
-        by_label = [
-            average_precision(*rank_positives(ranked, positives)) for _, ranked, positives in self.by_label()
-        ]
+        by_label = [average_precision(*rank_positives(ranked, positives)) for _, ranked, positives in self.by_label()]
         metrics = {
             "micro_average_precision": self._micro_average_precision(),
             "macro_average_precision": float(np.mean(by_label)) if by_label else 0.0,

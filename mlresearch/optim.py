@@ -16,9 +16,7 @@ def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
         "linear": optax.linear_schedule(peak, 0.0, rest),
         "constant": optax.constant_schedule(peak),
     }[config.schedule]
-    return (
-        optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
-    )
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
 def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:

@@ -26,9 +26,7 @@ class Parallel:
         available = jax.devices()
         count = config.num_devices or len(available)
         if count > len(available):
-            raise UserError(
-                f"config.parallel.num_devices is {count}, but there are {len(available)} devices here"
-            )
+            raise UserError(f"config.parallel.num_devices is {count}, but there are {len(available)} devices here")
         for size in batch_sizes:
             if size % count:
                 raise UserError(

@@ -61,8 +61,7 @@ def index_hierarchy(hierarchy: LabelHierarchy, *, closure: bool) -> HierarchyInd
             for level in reversed(range(depth))
         ),
         downward=tuple(
-            _level_edges(hierarchy.parents, hierarchy.children, child_level == level)
-            for level in range(1, depth + 1)
+            _level_edges(hierarchy.parents, hierarchy.children, child_level == level) for level in range(1, depth + 1)
         ),
         edge_children=jnp.asarray(hierarchy.children),
         edge_parents=jnp.asarray(hierarchy.parents),
@@ -141,9 +140,7 @@ settle.defvjp(lambda x, index: (parent_minimum(x, index), None), lambda _, cotan
 
 
 @jax.custom_vjp
-def descendant_maximum(
-    x: Float[Array, "labels batch"], index: HierarchyIndex
-) -> Float[Array, "labels batch"]:
+def descendant_maximum(x: Float[Array, "labels batch"], index: HierarchyIndex) -> Float[Array, "labels batch"]:
     """Return the maximum over each label and its descendants, on any DAG (a maximum may meet a value twice).
 
     The gradient goes to the label where the maximum was found, and in equal parts to all of them where several tie. It
@@ -172,9 +169,7 @@ def _descendant_maximum_backward(
         from_self = (x[edges.targets] == top).astype(x.dtype)
         ties = from_self + segment_sum(from_child, edges.segments, edges.targets.shape[0])
         share = cotangent[edges.targets] / ties
-        cotangent = cotangent.at[edges.targets].set(
-            share * from_self, unique_indices=True, indices_are_sorted=True
-        )
+        cotangent = cotangent.at[edges.targets].set(share * from_self, unique_indices=True, indices_are_sorted=True)
         cotangent = cotangent.at[edges.sources].add(share[edges.segments] * from_child)
     return cotangent, None
 

@@ -21,9 +21,7 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     static = [field.name for field in fields if field.metadata.get("static")]
 
     def flatten(instance: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(instance, name) for name in data), tuple(
-            getattr(instance, name) for name in static
-        )
+        return tuple(getattr(instance, name) for name in data), tuple(getattr(instance, name) for name in static)
 
     def flatten_with_keys(instance: T) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
         values, constants = flatten(instance)

@@ -65,9 +65,7 @@ def multi_hot(label_ids: Int[Array, "batch width"], num_labels: int) -> Bool[Arr
     return dense.at[rows, label_ids].set(True, mode="drop")
 
 
-def dropout_keys(
-    seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[Array, "batch"]
-) -> Key[Array, "batch"]:
+def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
     """Return one key an example, from seed, step and the example's place in its split."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

@@ -13,15 +13,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlresearch import data, workdir
+from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class, resolve
-from mlresearch.data.pipeline import Batch, Batches, EncodedSplit, encode, length_buckets
-from mlresearch.data.text import Tokenizer
+from mlresearch.data.pipeline import Batch, Batches
 from mlresearch.errors import UserError
 from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
 from mlresearch.files import write_bytes, write_json
-from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
@@ -47,16 +46,12 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
 
     # Data
     dataset = load_dataset(config)
-    hierarchy = (
-        None if dataset.parents is None else LabelHierarchy.from_edges(dataset.label_space.names, dataset.parents)
-    )
-    tokenizer = train_tokenizer(config, dataset, folder)
-    splits = {
-        name: encode(records, tokenizer, config.text.max_length) for name, records in dataset.splits.items()
-    }
-    workdir.write_labels(folder, dataset.label_space, hierarchy)
+    hierarchy = hierarchy_of(dataset)
     num_labels = dataset.label_space.num_labels
+    tokenizer = train_tokenizer(config, dataset, folder)
+    splits = encode_splits(config, dataset, tokenizer)
     batches = make_batches(config, splits, num_labels)
+    workdir.write_labels(folder, dataset.label_space, hierarchy)
 
     # Model
     spec = splits["train"].spec(tokenizer)
@@ -130,7 +125,10 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
 
     try:
         upcoming = track(
-            _steps(batches["train"], config.seed, first, num_steps), f"train {record['name']}", num_steps, first
+            _steps(batches["train"], config.seed, first, num_steps),
+            f"train {record['name']}",
+            num_steps,
+            first,
         )
         for step, batch in enumerate(upcoming, first + 1):
             state, metrics = train_step(state, structure, parallel.shard(batch))
@@ -162,11 +160,9 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     def score(batch: Batch) -> Any:
         return parallel.gather(eval_step(params, structure, parallel.shard(batch)))
 
-    validation, validation_loss = score_split(
-        score, batches["validation"], "validation", dataset.fingerprint, track
-    )
+    validation, validation_loss = score_split(score, batches["validation"], "validation", dataset.fingerprint)
     decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint, track)
+    test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint)
     metrics = {
         "validation": report(validation, decisions, hierarchy) | {"loss": {"loss": validation_loss}},
         "test": report(test, decisions, hierarchy) | {"loss": {"loss": test_loss}},
@@ -187,47 +183,6 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     }
     write_json(folder / "run.json", record)
     return record
-
-
-def load_dataset(config: ConfigDict) -> data.Dataset:
-    """Return the data set that the config names, prepared if need be."""
-    source = config.data.name.partition("/")[0]
-    directory = config.data.dir or workdir.default_data_dir()
-    return data.load(config.data.name, config.data[source].to_dict(), directory)
-
-
-def train_tokenizer(config: ConfigDict, dataset: data.Dataset, folder: Path) -> Tokenizer | None:
-    """Return the run's tokenizer, trained on the training split alone; None where there are no texts."""
-    texts = dataset.splits["train"].texts
-    path = folder / "tokenizer.model"
-    if texts is None:
-        return None
-    if not path.exists():
-        Tokenizer.train(
-            texts,
-            vocab_size=config.text.vocab_size,
-            algorithm=config.text.algorithm,
-            lowercase=config.text.lowercase,
-        ).save(path)
-    return Tokenizer.load(path)
-
-
-def make_batches(
-    config: ConfigDict, splits: dict[str, EncodedSplit], num_labels: int
-) -> dict[str, Batches]:
-    """Return the batches of each split, all cut to the same padded lengths."""
-    train_lengths = splits["train"].lengths
-    longest = max(int(split.lengths.max(initial=1)) for split in splits.values())
-    buckets = length_buckets(np.append(train_lengths, longest), config.text.num_buckets)
-    return {
-        name: Batches(
-            split,
-            num_labels,
-            config.train.batch_size if name == "train" else config.evaluate.batch_size,
-            buckets,
-        )
-        for name, split in splits.items()
-    }
 
 
 def run_name(config: ConfigDict) -> str:

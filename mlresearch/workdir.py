@@ -19,7 +19,16 @@ from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSpace
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "sentencepiece")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow-datasets",
+    "sentencepiece",
+)
 """Packages whose versions a run records."""
 
 MAY_CHANGE = ("parallel.", "data.dir", "train.log_every_steps", "train.checkpoint_every_seconds")

@@ -113,9 +113,7 @@ class BayesianNetwork(LabelDistribution):
         if self.siblings != "any":
             assert self.families is not None
             num_families = self.families.parent.shape[0]
-            num_on = segment_sum(
-                on[self.families.members].astype(log_on.dtype), self.families.segments, num_families
-            )
+            num_on = segment_sum(on[self.families.members].astype(log_on.dtype), self.families.segments, num_families)
             family_free = on[self.families.parent].at[0].set(True)
             if self.siblings == "some":
                 total -= jnp.where(family_free, self._log_any(), 0.0).sum(0)
@@ -153,9 +151,7 @@ class BayesianNetwork(LabelDistribution):
         # Roots lead the list of members; their number is not known while tracing, so all others follow them as one
         # more segment, whose result is left.
         roots = self.families.members
-        choice, _ = self._best_siblings(
-            log_on[roots] + below[roots], log_off[roots], (~is_root).astype(jnp.int32), 2
-        )
+        choice, _ = self._best_siblings(log_on[roots] + below[roots], log_off[roots], (~is_root).astype(jnp.int32), 2)
         chosen = chosen.at[roots].set(jnp.where(is_root[:, None], choice, chosen[roots]), unique_indices=True)
         return labels_first(keep_with_parents(chosen, self.index))
 
@@ -233,9 +229,9 @@ class BayesianNetwork(LabelDistribution):
 
         start = labels_first(self.log_marginals) > -jnp.log(2.0)
         first = (start, gains(start), jnp.zeros((), jnp.int32))
-        return jax.lax.while_loop(
-            lambda carry: (carry[1] > 0).any() & (carry[2] < MODE_SEARCH_STEPS), improve, first
-        )[0]
+        return jax.lax.while_loop(lambda carry: (carry[1] > 0).any() & (carry[2] < MODE_SEARCH_STEPS), improve, first)[
+            0
+        ]
 
     def _draw(self, key: Key[Array, ""]) -> Bool[Array, "labels batch"]:
         """Draw every label given that its parents are on."""
@@ -265,7 +261,10 @@ def _first_maximum(
 ) -> Bool[Array, "rows batch"]:
     """Return for each column and segment which row holds its maximum, the first of those that tie."""
     largest = x == segment_max(x, segments, num_segments)[segments]
-    return largest & (_sum_before(largest.astype(x.dtype), segments) == 0)
+    place = jnp.arange(x.shape[0])[:, None]
+    places = jnp.where(largest, place, x.shape[0])
+    first = jax.ops.segment_min(places, segments, num_segments, indices_are_sorted=True)
+    return place == first[segments]
 
 
 def _sum_before(x: Float[Array, "rows batch"], segments: Int[Array, "rows"]) -> Float[Array, "rows batch"]:

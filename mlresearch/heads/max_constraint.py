@@ -69,15 +69,9 @@ class Head(nnx.Module):
     def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
         del num_labels, rngs
         if hierarchy is None:
-            raise UserError(
-                "head 'max_constraint' needs a label hierarchy; use 'independent' for flat labels"
-            )
+            raise UserError("head 'max_constraint' needs a label hierarchy; use 'independent' for flat labels")
         self.index = Structure(index_hierarchy(hierarchy, closure=False))
 
-    def __call__(
-        self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded
-    ) -> MaximumOverDescendants:
+    def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> MaximumOverDescendants:
         """Return the distribution."""
-        return MaximumOverDescendants(
-            labels_first(at_least_float32(label_scores[..., 0])), self.index.get_value()
-        )
+        return MaximumOverDescendants(labels_first(at_least_float32(label_scores[..., 0])), self.index.get_value())

@@ -1,0 +1,287 @@
+"""The commands: ``mlresearch train | evaluate | predict | table | doctor``."""
+
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mlresearch.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from mlresearch.predict import LabelPrediction, Run
+
+USAGE = """usage: mlresearch COMMAND [--flags]
+
+  train     --config=FILE --workdir=DIR [--config.KEY=VALUE ...]   train, evaluate and record one run
+  evaluate  --workdir=DIR --split=validation|test [--json]         the metrics of a trained run
+  predict   --workdir=DIR --text "..."                             labels of a text
+            --workdir=DIR --input F.jsonl --output G.jsonl         labels of many: {"text": ...} a line
+  table     DIR ...                                                one row a run
+  doctor                                                           devices, versions, what is missing
+
+'mlresearch COMMAND --help' lists the flags of a command.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns the exit status: 0, or 2 for a mistake, whose message is printed without a traceback."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if argv else 2
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f"there is no command {argv[0]!r}{suggest(argv[0], COMMANDS)}")
+        return COMMANDS[argv[0]](argv)
+    except (UserError, flags.Error) as error:
+        print(f"mlresearch {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mlresearch {argv[0]}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run() -> None:
+    """Run the command of the process."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def train(argv: list[str]) -> int:
+    """Train, evaluate and record one run."""
+    from ml_collections import config_flags
+
+    from mlresearch.results import markdown, row
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "The run's config file.", flag_values=values)
+    _define_workdir(values)
+    _parse(values, argv)
+    if values.config is None:
+        raise UserError("--config is missing: name a config file, such as --config=configs/icd10cm_terms.py")
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    from mlresearch.train import train as train_run
+
+    record = train_run(values.config, _workdir(values))
+    print(markdown([row(record)]))
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    """Print the metrics of a trained run on a split."""
+    values = flags.FlagValues()
+    _define_workdir(values)
+    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which examples.", flag_values=values)
+    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+    _parse(values, argv)
+
+    from mlresearch.predict import Run
+
+    metrics = Run(_workdir(values)).evaluate(values.split)
+    if values.json:
+        print(json.dumps({"split": values.split, "metrics": metrics}, allow_nan=False))
+        return 0
+    for group, numbers in metrics.items():
+        print(f"{values.split}, {group}")
+        for name, value in numbers.items():
+            print(f"  {name:28} {value:.4f}")
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    """Print or write the labels of texts."""
+    values = flags.FlagValues()
+    _define_workdir(values)
+    flags.DEFINE_string("text", None, "A text.", flag_values=values)
+    flags.DEFINE_string("input", None, 'JSON Lines, {"text": ...} each.', flag_values=values)
+    flags.DEFINE_string("output", None, "Where to write JSON Lines.", flag_values=values)
+    flags.DEFINE_string("decision", "mode", "mode, half, global_threshold or label_thresholds.", flag_values=values)
+    flags.DEFINE_float(
+        "min_probability",
+        0.05,
+        "List labels at least so probable.",
+        lower_bound=0,
+        upper_bound=1,
+        flag_values=values,
+    )
+    _parse(values, argv)
+    if (values.text is None) == (values.input is None):
+        raise UserError("give either --text or --input")
+    if (values.input is None) != (values.output is None):
+        raise UserError("--input and --output go together")
+    texts = [values.text] if values.input is None else _read_texts(Path(values.input))
+
+    from mlresearch.predict import Run
+
+    run = Run(_workdir(values))
+    predictions = run.predict(texts, decision=values.decision, min_probability=values.min_probability)
+    if values.output is None:
+        _print_labels(run, predictions[0])
+        return 0
+
+    from mlresearch.files import write_bytes
+
+    lines = [
+        json.dumps({"text": text, "labels": [vars(label) for label in labels]}, ensure_ascii=False) + "\n"
+        for text, labels in zip(texts, predictions, strict=True)
+    ]
+    write_bytes(values.output, "".join(lines).encode())
+    print(f"{values.output}: labels of {len(texts)} texts")
+    return 0
+
+
+def table(argv: list[str]) -> int:
+    """Print one row a run."""
+    values = flags.FlagValues()
+    folders = _parse(values, argv)
+    if not folders:
+        raise UserError("name the folders of one or more runs")
+
+    from mlresearch.results import markdown, row
+    from mlresearch.workdir import read_record
+
+    rows = []
+    for folder in folders:
+        record = read_record(Path(folder))
+        if record["status"] == "finished":
+            rows.append({"workdir": folder} | row(record))
+        else:
+            print(f"{folder}: left out, the run is {record['status']}", file=sys.stderr)
+    if not rows:
+        raise UserError("none of these runs is finished")
+    print(markdown(rows))
+    return 0
+
+
+def doctor(argv: list[str]) -> int:
+    """Print devices, versions, caches and what is missing; the exit status is 1 if something is."""
+    _parse(flags.FlagValues(), argv)
+
+    import platform
+    import shutil
+
+    from mlresearch import workdir
+
+    missing = []
+    print(f"python       {platform.python_version()}, {os.cpu_count()} cores")
+    for package in (*workdir.PACKAGES, "array-record", "scikit-learn", "simple-icd-10-cm"):
+        try:
+            print(f"{package:20} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f"the package {package}: pip install {package}")
+    import jax
+
+    for device in jax.devices():
+        print(f"device       {device.id}: {device.device_kind} ({device.platform})")
+    data_dir = workdir.default_data_dir()
+    prepared = sorted(path.parent for path in data_dir.glob("*/*/*/decoded.npz"))
+    print(f"data sets    in {data_dir}{'' if prepared else ': none prepared yet'}")
+    for path in prepared:
+        print(f"             {path.relative_to(data_dir)}")
+    existing = next(parent for parent in (data_dir, *data_dir.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    print(f"disk         {free:.1f} GB free there")
+    if free < 1:
+        missing.append(f"space on the disk of {existing}: less than 1 GB is free")
+    if not os.access(existing, os.W_OK):
+        missing.append(f"the right to write in {existing}: set MLRESEARCH_DATA_DIR")
+    for line in missing:
+        print(f"MISSING      {line}")
+    print("nothing is missing" if not missing else f"{len(missing)} things are missing")
+    return 1 if missing else 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "table": table,
+    "doctor": doctor,
+}
+
+
+def _define_workdir(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
+
+
+def _workdir(values: flags.FlagValues) -> Path:
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the run's folder")
+    return Path(values.workdir)
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parse the flags of a command and return what is not a flag; mistakes become `UserError`s."""
+    flags.DEFINE_bool("help", False, "Show these flags.", short_name="h", flag_values=values)
+    try:
+        rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(f"there is no flag --{error.flagname}{suggest(error.flagname, values)}") from None
+    except (AttributeError, KeyError, FileNotFoundError, TypeError, ValueError) as error:
+        # ml_collections speaks of what is wrong in a config in these.
+        raise UserError(str(error.args[0] if error.args else error).strip()) from None
+    if values.help:
+        print(f"mlresearch {argv[0]}\n\n{values.get_help()}")
+        sys.exit(0)
+    return rest[1:]
+
+
+def _interrupt(signal_number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _read_texts(path: Path) -> list[str]:
+    """Return the texts of a JSON Lines file; a bad line is a `UserError` with its number."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: byte {error.start}") from None
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            text = json.loads(line)["text"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise UserError(f'{path}, line {number}: expected {{"text": "..."}}, found {line[:60]!r}')
+        texts.append(text)
+    return texts
+
+
+def _print_labels(run: "Run", labels: "list[LabelPrediction]") -> None:
+    """Print labels, as a tree where there is a hierarchy; a label with several parents stands under each."""
+    import rich.console
+    import rich.markup
+    import rich.tree
+
+    def text(label: "LabelPrediction") -> str:
+        name = rich.markup.escape(
+            f"{label.name}  {label.description}" if label.description != label.name else label.name
+        )
+        return f"{label.probability:6.3f} {'●' if label.on else '○'} {f'[bold]{name}[/]' if label.on else name}"
+
+    ids = {run.label_space.index[label.name]: label for label in labels}
+    above: dict[int, list[int]] = {label: [] for label in ids}
+    if run.hierarchy is not None:
+        for child, parent in zip(run.hierarchy.children.tolist(), run.hierarchy.parents.tolist(), strict=True):
+            if child in ids and parent in ids:
+                above[child].append(parent)
+    tree = rich.tree.Tree("probability, ● predicted", guide_style="dim")
+
+    def grow(branch: Any, parent: int | None) -> None:
+        for label in sorted(ids, key=lambda label: -ids[label].probability):
+            if (parent is None and not above[label]) or parent in above[label]:
+                grow(branch.add(text(ids[label])), label)
+
+    grow(tree, None)
+    rich.console.Console().print(tree)

@@ -1,0 +1,71 @@
+"""Bag of subwords: the mean of the embeddings of the real tokens, then a small MLP."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
+
+from mlresearch.attention import LayerNorm, MLPBlock, TokenEmbedding, masked_mean
+from mlresearch.dropout import dropout
+from mlresearch.encoders import Encoded, Inputs, InputSpec
+from mlresearch.errors import UserError
+
+EMBEDDING_SITE = 0
+MLP_SITE = 1  # and one more a layer
+
+
+class Encoder(nnx.Module):
+    """Tokens are subword embeddings; pooled is ``norm(mlp(mean of the embeddings of real tokens))``.
+
+    The MLP is `num_layers` pre-norm residual blocks of width ``mlp_ratio · dim``. The mean of no tokens is 0.
+    Dropout acts on the mean rather than on the tokens, which would take `length` times as many random bits.
+
+    Raises `UserError` where the data set has no tokens.
+
+    Source: Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        dim: int = 256,
+        num_layers: int = 1,
+        mlp_ratio: int = 1,
+        dropout: float = 0.1,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        if spec.vocab_size is None:
+            raise UserError(
+                "encoder 'bag' reads tokens, but this data set has no vocabulary (vocab_size is not set); "
+                "choose an encoder of features, such as 'mlp'"
+            )
+        self.embedding = TokenEmbedding(spec.vocab_size, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.layers = nnx.List(
+            MLPBlock(
+                dim,
+                hidden_dim=mlp_ratio * dim,
+                dropout=dropout,
+                site=MLP_SITE + layer,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+            for layer in range(num_layers)
+        )
+        self.norm = LayerNorm(dim, dtype=dtype, param_dtype=param_dtype)
+        self.dim = dim
+        self.dropout = dropout
+
+    def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
+        """Encode `inputs.tokens`; what stands under the mask is never read."""
+        assert inputs.tokens is not None
+        assert inputs.token_mask is not None
+        mask = jnp.asarray(inputs.token_mask)
+        tokens = self.embedding(jnp.asarray(inputs.tokens), mask)
+        pooled = dropout(masked_mean(tokens, mask), self.dropout, dropout_keys, EMBEDDING_SITE)
+        for layer in self.layers:
+            pooled = layer(pooled, dropout_keys=dropout_keys)
+        return Encoded(tokens=tokens, token_mask=mask, pooled=self.norm(pooled))

@@ -1,0 +1,254 @@
+"""The loader takes any source: small ones are written here and put on the package's path."""
+
+import importlib
+import json
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import mlresearch.data
+from mlresearch.errors import UserError
+
+NUMERIC = """
+import numpy as np
+import tensorflow_datasets.public_api as tfds
+
+from mlresearch.data import SPLITS, Source
+from mlresearch.label_space import LabelSpace
+
+
+class Builder(Source):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, data_dir, size=3, shift=0.0, folder="here/a"):
+        self.size, self.shift = size, shift
+        super().__init__(data_dir=data_dir, options={"size": size, "shift": shift, "folder": folder})
+
+    def _info(self):
+        return self.describe(
+            label_space=LabelSpace(("odd", "small", "never"), ("x % 2 = 1", "x < 2", "-")),
+            parents=None, description="", citation="", homepage="", license="", text=False, num_features=2,
+        )
+
+    def _split_generators(self, dl_manager):
+        self.info.metadata["notes"] = {"shift": self.shift}
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split):
+        for x in range(self.size + SPLITS.index(split)):
+            labels = [1] * (x < 2) + [0] * (x % 2)
+            features = np.array([x, self.shift], np.float32)
+            yield x, {"features": features, "labels": labels, "key": f"{split} {x}"}
+"""
+
+# Labels: "root" over "left" and "right", and "both" under the two.
+TEXTUAL = """
+import tensorflow_datasets.public_api as tfds
+
+from mlresearch.data import SPLITS, Source
+from mlresearch.label_space import LabelSpace
+
+NAMES = ("root", "left", "right", "both")
+
+
+class Builder(Source):
+    VERSION = tfds.core.Version("2.0.0")
+    SUBSETS = {"good": (), "open": ("depth",), "short": ()}
+
+    def __init__(self, *, subset, data_dir, depth=1):
+        self.subset = subset
+        super().__init__(subset=subset, data_dir=data_dir, options={"depth": depth})
+
+    def _info(self):
+        return self.describe(
+            label_space=LabelSpace(NAMES, NAMES), parents=[(1, 0), (2, 0), (3, 1), (3, 2)],
+            description="", citation="", homepage="", license="",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = SPLITS[:2] if self.subset == "short" else SPLITS
+        return {split: self._generate_examples() for split in splits}
+
+    def _generate_examples(self):
+        last = [0, 1, 3] if self.subset == "open" else [3, 2, 1, 0]
+        for number, (text, labels) in enumerate([("a β\\n", [0, 2]), ("", []), ("c", last)]):
+            yield number, {"text": text, "labels": labels, "key": str(number)}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    for name, source in (("numeric", NUMERIC), ("textual", TEXTUAL)):
+        (folder / f"{name}.py").write_text(textwrap.dedent(source))
+    mlresearch.data.__path__.append(str(folder))
+    importlib.invalidate_caches()
+    yield
+    mlresearch.data.__path__.remove(str(folder))
+    for name in ("numeric", "textual"):
+        sys.modules.pop(f"mlresearch.data.{name}", None)
+
+
+def files(folder, pattern):
+    return sorted(folder.rglob(pattern))
+
+
+def test_numeric_records_come_back_as_written(tmp_path):
+    dataset = mlresearch.data.load("numeric", {"shift": 0.5}, tmp_path)
+    assert dataset.name == "numeric"
+    assert list(dataset.splits) == ["train", "validation", "test"]
+    assert [len(records) for records in dataset.splits.values()] == [3, 4, 5]
+    records = dataset.splits["validation"]
+    assert records.texts is None
+    assert records.features.dtype == np.float32
+    np.testing.assert_array_equal(records.features, [[0, 0.5], [1, 0.5], [2, 0.5], [3, 0.5]])
+    assert [records.labels.row(number).tolist() for number in range(4)] == [[1], [0, 1], [], [0]]
+    assert records.keys == ("validation 0", "validation 1", "validation 2", "validation 3")
+    assert dataset.label_space.names == ("odd", "small", "never")
+    assert dataset.label_space.descriptions == ("x % 2 = 1", "x < 2", "-")
+    assert dataset.parents is None
+    assert dataset.notes == {"shift": 0.5}
+    json.dumps(dataset.notes)
+
+
+def test_texts_and_a_hierarchy_come_back_as_written(tmp_path):
+    dataset = mlresearch.data.load("textual/good", {}, tmp_path)
+    records = dataset.splits["train"]
+    assert records.texts == ("a β\n", "", "c")
+    assert records.features is None
+    assert [records.labels.row(number).tolist() for number in range(3)] == [[0, 2], [], [0, 1, 2, 3]]
+    assert dataset.parents.dtype == np.int32
+    assert dataset.parents.tolist() == [[1, 0], [2, 0], [3, 1], [3, 2]]
+
+
+def test_the_second_load_reads_the_stored_arrays_alone(tmp_path):
+    first = mlresearch.data.load("numeric", {}, tmp_path)
+    for path in files(tmp_path, "*array_record*"):
+        path.unlink()
+    second = mlresearch.data.load("numeric", {}, tmp_path)
+    assert second.fingerprint == first.fingerprint
+    assert second.label_space.hash == first.label_space.hash
+    for split, records in first.splits.items():
+        np.testing.assert_array_equal(second.splits[split].features, records.features)
+        np.testing.assert_array_equal(second.splits[split].labels.ids, records.labels.ids)
+        np.testing.assert_array_equal(second.splits[split].labels.offsets, records.labels.offsets)
+        assert second.splits[split].keys == records.keys
+
+
+def changed_value(content: bytes) -> bytes:
+    """The file with the first label id of a split changed, in a form that NumPy reads without complaint."""
+    at = content.index(b"odd")
+    return content[:at] + b"ood" + content[at + 3 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: b"", lambda content: content[: len(content) // 2], changed_value]
+)
+def test_a_damaged_array_file_is_made_again(tmp_path, damage):
+    first = mlresearch.data.load("numeric", {}, tmp_path)
+    (stored,) = files(tmp_path, "*.npz")
+    intact = stored.read_bytes()
+    stored.write_bytes(damage(intact))
+    again = mlresearch.data.load("numeric", {}, tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert again.label_space.names == first.label_space.names
+    assert len(stored.read_bytes()) == len(intact)
+    assert files(tmp_path, "*.npz") == [stored]
+
+
+def test_arrays_that_do_not_match_their_fingerprint_are_made_again(tmp_path):
+    first = mlresearch.data.load("numeric", {}, tmp_path)
+    (stored,) = files(tmp_path, "*.npz")
+    with np.load(stored) as content:
+        arrays = dict(content)
+    arrays["train/features"] = arrays["train/features"] + 1
+    np.savez(stored, **arrays)
+    again = mlresearch.data.load("numeric", {}, tmp_path)
+    np.testing.assert_array_equal(again.splits["train"].features, first.splits["train"].features)
+
+
+def test_the_array_file_holds_no_objects(tmp_path):
+    mlresearch.data.load("textual/good", {}, tmp_path)
+    (stored,) = files(tmp_path, "*.npz")
+    with np.load(stored, allow_pickle=False) as content:
+        assert all(content[name].dtype.kind in "iuf" for name in content.files)
+
+
+def test_different_options_lie_side_by_side(tmp_path):
+    plain = mlresearch.data.load("numeric", {}, tmp_path)
+    moved = mlresearch.data.load("numeric", {"shift": 1.0}, tmp_path)
+    longer = mlresearch.data.load("numeric", {"size": 4}, tmp_path)
+    assert len({plain.fingerprint, moved.fingerprint, longer.fingerprint}) == 3
+    assert mlresearch.data.load("numeric", {}, tmp_path).fingerprint == plain.fingerprint
+    assert len(files(tmp_path, "*.npz")) == 3
+
+
+def test_options_that_a_folder_name_cannot_hold_are_kept_apart(tmp_path):
+    for folder in ("here/a", "here_a", "here a"):
+        mlresearch.data.load("numeric", {"folder": folder}, tmp_path)
+    assert len(files(tmp_path, "*.npz")) == 3
+
+
+def test_an_option_that_does_not_act_on_the_subset_changes_no_folder(tmp_path):
+    for subset, count in (("good", 1), ("open", 2)):
+        builder = importlib.import_module("mlresearch.data.textual").Builder
+        assert len({builder.variant(subset, {"depth": depth}) for depth in (1, 2)}) == count
+
+
+def test_the_same_content_prepared_twice_has_one_fingerprint(tmp_path):
+    fingerprints = {
+        mlresearch.data.load("textual/good", {}, tmp_path / folder).fingerprint for folder in "ab"
+    }
+    assert len(fingerprints) == 1
+
+
+def test_a_relative_folder_is_taken_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mlresearch.data.load("numeric", {}, "data")
+    assert len(files(tmp_path / "data", "*.npz")) == 1
+
+
+def test_loading_prints_nothing(tmp_path, capfd):
+    mlresearch.data.load("numeric", {}, tmp_path)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_sources_are_the_files_with_a_builder():
+    assert mlresearch.data.sources() == ["icd10cm", "numeric", "textual"]
+
+
+def test_options_are_read_off_the_constructor():
+    assert mlresearch.data.options("numeric") == {"size": 3, "shift": 0.0, "folder": "here/a"}
+    assert mlresearch.data.options("textual") == {"depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("numerik", {}, "did you mean 'numeric'"),
+        ("text", {}, "unknown data source 'text'"),
+        ("numeric/good", {}, "unknown data set 'numeric/good'; did you mean 'numeric'"),
+        ("textual/goood", {}, "did you mean 'textual/good'"),
+        ("textual", {}, "unknown data set 'textual'"),
+        ("numeric", {"shiftt": 1.0}, "no option 'shiftt'; did you mean 'shift'"),
+        ("numeric", {"data_dir": "x"}, "no option 'data_dir'"),
+    ],
+)
+def test_misspelt_names_suggest_and_write_nothing(tmp_path, name, given, message):
+    with pytest.raises(UserError, match=message):
+        mlresearch.data.load(name, given, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_leaves_out_a_parent_is_refused(tmp_path):
+    # The last label set holds "both" (3) and "left" (1), but not "right" (2).
+    with pytest.raises(ValueError, match="row 2 lacks label 2"):
+        mlresearch.data.load("textual/open", {}, tmp_path)
+
+
+def test_a_source_without_a_test_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="test"):
+        mlresearch.data.load("textual/short", {}, tmp_path)

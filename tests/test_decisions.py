@@ -1,0 +1,302 @@
+import inspect
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss
+
+from mlresearch.decisions import (
+    GRID,
+    METRIC_SIGN,
+    GlobalThreshold,
+    Half,
+    LabelThresholds,
+    Mode,
+    ScoredBatch,
+    SplitScores,
+    ValidationScores,
+    collect_scores,
+    decision_from_json,
+    fit_global_threshold,
+    fit_label_thresholds,
+)
+from mlresearch.errors import UserError
+from mlresearch.metrics import label_metrics
+
+BELOW_HALF = np.nextafter(np.float32(math.log(0.5)), np.float32(-np.inf))
+
+
+def validation(probs, labels) -> ValidationScores:
+    """Make validation scores of the given marginals; 0 becomes −∞."""
+    probs, labels = np.asarray(probs), np.asarray(labels, bool)
+    with np.errstate(divide="ignore"):
+        log_marginals = np.log(probs).astype(np.float32)
+    return of_log_marginals(log_marginals, labels)
+
+
+def of_log_marginals(log_marginals, labels, split="validation") -> SplitScores:
+    mask = np.ones(len(labels), bool)
+    return collect_scores(split, [ScoredBatch(log_marginals, labels, ~labels, mask)], "abc")
+
+
+def random_scores(seed: int, shape: tuple[int, int], *, tied: bool) -> ValidationScores:
+    rng = np.random.default_rng(seed)
+    probs = rng.integers(0, 11, shape) / 10 if tied else rng.random(shape)
+    density = rng.choice([0.0, 0.1, 0.4, 1.0], shape[1])
+    return validation(probs, rng.random(shape) < np.where(rng.random() < 0.5, probs, density))
+
+
+def f1(preds, labels) -> float:
+    both = int(preds.sum()) + int(labels.sum())
+    return 2 * int((preds & labels).sum()) / both if both else 0.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_no_threshold_of_a_label_is_better_than_the_fitted_one(tied):
+    unfitted = 0
+    for seed in range(200):
+        scores = random_scores(seed, (1 + seed % 14, 5), tied=tied)
+        decision = fit_label_thresholds(scores)
+        preds = decision.apply(scores)
+        for label in range(5):
+            column, truth = scores.log_marginals[:, label], scores.labels[:, label]
+            # Whatever some threshold from 0 to 1 predicts, 0 or one of the scores as threshold predicts too.
+            best = max(f1(column > cut, truth) for cut in [-np.inf, *column])
+            assert f1(preds[:, label], truth) == best or best == 0
+            if best == 0:
+                assert np.array_equal(preds[:, label], column > np.float32(math.log(0.5)))
+                unfitted += 1
+        unfitted -= decision.num_unfitted
+    assert unfitted == 0
+
+
+def test_label_thresholds_lie_between_scores_and_as_near_to_half_as_ties_allow():
+    # Label 0: positives at .8 and .6 over a negative at .2: the cut is halfway from .6 to .2, as logarithms.
+    # Label 1: cutting below .9 (2 · 1 / (1 + 2)) and below .6 (2 · 2 / (4 + 2)) both reach F1 2/3;
+    # √(.6 · .3) ≈ .42 is closer to ½ than √(.9 · .8) ≈ .85.
+    # Label 2: best is to predict all (6 / 8, else 4 / 7 or less): the cut is half the lowest score.
+    # Label 3: no positive, so ½.
+    probs = np.array([[0.8, 0.9, 0.2, 0.7], [0.6, 0.8, 0.9, 0.7], [0.2, 0.7, 0.8, 0.1], [0.1, 0.6, 0.7, 0.2]])
+    probs = np.vstack([probs, [0.05, 0.3, 0.6, 0.3]])
+    labels = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]], bool)
+    decision = fit_label_thresholds(validation(probs, labels))
+    expected = [math.sqrt(0.6 * 0.2), math.sqrt(0.6 * 0.3), 0.1, 0.5]
+    np.testing.assert_allclose(np.exp(decision.log_thresholds), expected, rtol=1e-6)
+    assert decision.num_unfitted == 1
+
+
+@pytest.mark.parametrize("at", [-1.0, -80.0, -1e-30, -0.6931472, -3e4])
+def test_label_thresholds_tell_neighbouring_floats_apart(at):
+    # Halfway between neighbours rounds to the even one, so the lower has to be even once and odd once.
+    low = np.float32(at)
+    for _ in range(2):
+        high = np.nextafter(low, np.float32(0))
+        scores = of_log_marginals(np.array([[high], [low]]), np.array([[True], [False]]))
+        assert fit_label_thresholds(scores).apply(scores).tolist() == [[True], [False]]
+        low = high
+
+
+def test_a_label_whose_positives_have_probability_zero_stays_at_half():
+    scores = validation([[0.0, 0.9], [0.7, 0.2]], [[1, 1], [0, 0]])
+    decision = fit_label_thresholds(scores)
+    assert decision.num_unfitted == 1
+    assert decision.apply(scores).tolist() == [[False, True], [True, False]]
+
+
+REFERENCE = {
+    "micro_f1": lambda labels, preds: f1_score(labels, preds, average="micro", zero_division=0),
+    "macro_f1": lambda labels, preds: f1_score(labels, preds, average="macro", zero_division=0),
+    "example_f1": lambda labels, preds: f1_score(labels, preds, average="samples", zero_division=1),
+    "subset_accuracy": accuracy_score,
+    "hamming_loss": lambda labels, preds: -hamming_loss(labels, preds),
+}
+
+
+def test_every_metric_has_a_reference():
+    assert REFERENCE.keys() == METRIC_SIGN.keys()
+
+
+@pytest.mark.parametrize("metric", REFERENCE)
+def test_the_global_threshold_is_the_best_of_the_grid(metric):
+    edges = 0
+    for seed in range(25):
+        scores = random_scores(seed, (1 + seed % 20, 4), tied=seed % 3 == 0)
+        decision = fit_global_threshold(scores, metric)
+        exact = scores.log_marginals.astype(np.float64)
+        by_threshold = {t: REFERENCE[metric](scores.labels, exact > math.log(t)) for t in GRID}
+        best = max(by_threshold.values())
+        assert by_threshold[decision.threshold] == pytest.approx(best, abs=1e-12)
+        assert decision.value == pytest.approx(abs(best), abs=1e-12)
+        # No threshold strictly nearer to ½ is as good, up to the rounding of equal averages.
+        nearer = [t for t in GRID if abs(t - 0.5) < abs(decision.threshold - 0.5) - 1e-9]
+        assert all(by_threshold[t] < best for t in nearer)
+        assert decision.at_edge == (decision.threshold in (0.30, 0.70))
+        assert decision.fitted_on == "abc"
+        np.testing.assert_array_equal(decision.apply(scores), exact > math.log(decision.threshold))
+        edges += decision.at_edge
+    assert 0 < edges < 25
+
+
+@pytest.mark.parametrize("metric", REFERENCE)
+def test_the_reported_value_is_the_metric_of_the_predictions(metric):
+    scores = random_scores(7, (40, 6), tied=False)
+    decision = fit_global_threshold(scores, metric)
+    assert decision.value == label_metrics(decision.apply(scores), scores.labels, None)[metric]
+
+
+def test_equal_thresholds_go_to_the_one_nearest_to_half():
+    scores = validation([[0.1, 0.9], [0.9, 0.1]], [[0, 1], [1, 0]])
+    assert fit_global_threshold(scores, "micro_f1").threshold == 0.5
+    assert not fit_global_threshold(scores, "micro_f1").at_edge
+    # In floating point .7 − .5 is less than .5 − .3: the lower threshold wins all the same.
+    assert fit_global_threshold(scores, "micro_f1", (0.3, 0.7)).threshold == 0.3
+
+
+def test_a_threshold_at_the_edge_of_the_grid_is_reported():
+    # Only thresholds of .68 and more keep the negative out.
+    scores = validation([[0.9, 0.68]], [[1, 0]])
+    narrow = fit_global_threshold(scores, "micro_f1")
+    assert (narrow.threshold, narrow.value, narrow.at_edge) == (0.70, 1.0, True)
+    wide = fit_global_threshold(scores, "micro_f1", (*GRID, 0.75))
+    assert (wide.threshold, wide.at_edge) == (0.70, False)
+
+
+def test_half_is_exact_on_the_log_scale():
+    # float32 has log ½ as −0.69314718246, below the true −0.69314718056: it is not over ½, the next one is.
+    half = np.float32(math.log(0.5))
+    around = np.array([[BELOW_HALF, half, np.nextafter(half, np.float32(0))]])
+    scores = of_log_marginals(around, np.zeros((1, 3), bool), "test")
+    assert Half().apply(scores).tolist() == [[False, False, True]]
+    # A sigmoid's marginals follow the sign of its logit wherever float32 can tell them from ½.
+    logits = np.array([[-88.0, -1.0, -1e-6, 0.0, 1e-6, 1.0, 88.0]], np.float32)
+    log_marginals = np.asarray(jax.nn.log_sigmoid(jnp.asarray(logits)))
+    preds = Half().apply(of_log_marginals(log_marginals, np.zeros((1, 7), bool), "test"))
+    np.testing.assert_array_equal(preds, logits > 0)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.35, 1 / 3, 0.55, 0.65, 0.7, 0.9])
+def test_thresholds_compare_as_exact_numbers(threshold):
+    nearest = np.float32(math.log(threshold))
+    around = np.array([[np.nextafter(nearest, np.float32(side)), nearest] for side in (-np.inf, 0)])
+    scores = of_log_marginals(around, np.ones((2, 2), bool))
+    decision = fit_global_threshold(scores, "micro_f1", (threshold,))
+    np.testing.assert_array_equal(decision.apply(scores), around.astype(np.float64) > math.log(threshold))
+
+
+def test_mode_returns_the_mode():
+    scores = random_scores(3, (5, 4), tied=False)
+    np.testing.assert_array_equal(Mode().apply(scores), ~scores.labels)
+
+
+def test_one_threshold_for_all_labels_keeps_coherence_and_separate_ones_may_not():
+    rng = np.random.default_rng(8)
+    children, parents = np.arange(1, 15), (np.arange(1, 15) - 1) // 2
+    probs = rng.random((50, 15))
+    for child, parent in zip(children, parents, strict=True):
+        probs[:, child] *= probs[:, parent]
+    scores = validation(probs, rng.random((50, 15)) < probs)
+    for decision in (Half(), fit_global_threshold(scores, "macro_f1")):
+        preds = decision.apply(scores)
+        assert preds.any()
+        assert label_metrics(preds, scores.labels, (children, parents))["violation_rate"] == 0
+    preds = fit_label_thresholds(scores).apply(scores)
+    assert label_metrics(preds, scores.labels, (children, parents))["violation_rate"] > 0
+
+
+FITS = [fit_label_thresholds, lambda scores: fit_global_threshold(scores, "micro_f1")]
+
+
+@pytest.fixture(params=[True, False], ids=["checked", "unchecked"])
+def annotations_checked(request):
+    """Run with and without the checker of annotations: the code's own check must hold without it."""
+    jaxtyping.config.update("jaxtyping_disable", not request.param)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("annotations_checked")
+@pytest.mark.parametrize("fit", FITS)
+def test_only_validation_scores_are_fitted(fit):
+    scores = random_scores(1, (6, 3), tied=False)
+    plain = SplitScores("validation", scores.log_marginals, scores.labels, scores.mode, "abc")
+    test = of_log_marginals(scores.log_marginals, scores.labels, "test")
+    for refused in (plain, test, scores.log_marginals):
+        with pytest.raises(TypeError, match="ValidationScores"):
+            fit(refused)
+    fit(scores)
+
+
+@pytest.mark.parametrize("split", ["test", "train", "Validation"])
+def test_other_splits_make_no_validation_scores(split):
+    scores = random_scores(1, (6, 3), tied=False)
+    with pytest.raises(TypeError, match=split):
+        ValidationScores(split, scores.log_marginals, scores.labels, scores.mode, "abc")
+    assert type(of_log_marginals(scores.log_marginals, scores.labels, split)) is SplitScores
+
+
+def decisions():
+    scores = random_scores(5, (30, 6), tied=False)
+    return [Half(), Mode(), fit_global_threshold(scores, "macro_f1"), fit_label_thresholds(scores)]
+
+
+@pytest.mark.parametrize("decision", decisions(), ids=lambda decision: decision.kind)
+def test_json_round_trip(decision):
+    read = decision_from_json(json.loads(json.dumps(decision.to_json(), allow_nan=False)))
+    assert type(read) is type(decision)
+    assert read.to_json() == decision.to_json()
+    scores = random_scores(6, (30, 6), tied=True)
+    np.testing.assert_array_equal(read.apply(scores), decision.apply(scores))
+    if isinstance(decision, LabelThresholds):
+        assert read.log_thresholds.tobytes() == decision.log_thresholds.tobytes()
+    else:
+        assert read == decision
+    if isinstance(decision, LabelThresholds | GlobalThreshold):
+        assert decision.to_json()["fitted_on"] == "abc"
+
+
+def test_json_of_no_decision_is_refused():
+    with pytest.raises(UserError, match="did you mean 'half'"):
+        decision_from_json({"kind": "hlaf"})
+    with pytest.raises(UserError, match="unknown decision None"):
+        decision_from_json({})
+    with pytest.raises(UserError, match="threshold"):
+        decision_from_json({"kind": "global_threshold", "metric": "micro_f1"})
+
+
+def test_wrong_requests_are_refused():
+    scores = random_scores(1, (6, 3), tied=False)
+    with pytest.raises(UserError, match="did you mean 'micro_f1'"):
+        fit_global_threshold(scores, "micro-f1")
+    for grid in [(), (0.5, 0.4), (0.4, 0.4), (0.0, 0.5), (0.5, 1.0), (float("nan"),)]:
+        with pytest.raises(UserError, match="grid"):
+            fit_global_threshold(scores, "micro_f1", grid)
+    with pytest.raises(UserError, match="thresholds of 3 labels for scores of 4"):
+        fit_label_thresholds(scores).apply(random_scores(1, (6, 4), tied=False))
+    with pytest.raises(UserError, match="NaN"):
+        of_log_marginals(np.full((1, 2), np.nan, np.float32), np.zeros((1, 2), bool))
+
+
+def test_collecting_drops_padding_and_keeps_the_order():
+    rng = np.random.default_rng(2)
+    scores = rng.standard_normal((4, 3, 2)).astype(np.float32)
+    labels, mode = rng.random((2, 4, 3, 2)) < 0.5
+    mask = np.array([[1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]], bool)
+    scores[~mask] = np.nan
+    given = (ScoredBatch(*map(jnp.asarray, batch)) for batch in zip(scores, labels, mode, mask, strict=True))
+    collected = collect_scores("test", given, "abc")
+    assert (collected.split, collected.fingerprint) == ("test", "abc")
+    np.testing.assert_array_equal(collected.log_marginals, scores[mask])
+    np.testing.assert_array_equal(collected.labels, labels[mask])
+    np.testing.assert_array_equal(collected.mode, mode[mask])
+    for empty in ([], [ScoredBatch(scores[0], labels[0], mode[0], np.zeros(3, bool))]):
+        with pytest.raises(UserError, match="no examples"):
+            collect_scores("test", empty, "abc")
+
+
+def test_fitted_decisions_name_the_type_they_need():
+    for fit in (fit_global_threshold, fit_label_thresholds):
+        assert inspect.signature(fit).parameters["scores"].annotation is ValidationScores
