@@ -134,8 +134,8 @@ class AttentionBlock(nnx.Module):
         if num_heads < 1 or dim % multiple:
             pairs = " of pairs of coordinates (rotary positions turn pairs)" if rotary else ""
             raise UserError(
-                f"dim = {dim} does not divide into num_heads = {num_heads} equal heads{pairs}; "
-                f"set dim to a multiple of {max(multiple, 1)}, or change num_heads"
+                f"a width of {dim} does not divide into num_heads = {num_heads} equal heads{pairs}; "
+                f"make it a multiple of {max(multiple, 1)}, or change num_heads"
             )
 
         def linear() -> nnx.Linear:
@@ -179,7 +179,7 @@ class AttentionBlock(nnx.Module):
 class MLPBlock(nnx.Module):
     """Pre-norm two-layer perceptron with its residual: ``x + dropout(W₂ gelu(W₁ norm(x)))``.
 
-    hidden_dim: the width between the two; site: where its dropout draws.
+    gelu is taken in its tanh form. hidden_dim: the width between the two; site: where its dropout draws.
     """
 
     def __init__(

@@ -31,8 +31,10 @@ TOP_SCORES = 100
 
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> tuple[SplitScores, float]:
+) -> tuple[SplitScores, float | None]:
     """Score every example of a split once, in the split's order, and return the scores and the mean loss.
+
+    The loss is None where a label set of the split is impossible under the head, so that it would be infinite.
 
     score: the compiled evaluation step. The split "validation" gives `ValidationScores`, which decisions are fitted on.
     """
@@ -48,7 +50,7 @@ def score_split(
         loss += float(scored.loss[batch.mask].sum(dtype=np.float64))
     labels = batches.split.labels.multi_hot(batches.num_labels)
     whole = ScoredBatch(log_marginals, labels, mode, np.ones(total, bool))
-    return collect_scores(split, [whole], fingerprint), loss / max(total, 1)
+    return collect_scores(split, [whole], fingerprint), loss / total if np.isfinite(loss) else None
 
 
 def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]) -> dict[str, Decision]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch import data
@@ -46,7 +47,7 @@ def encode_splits(config: ConfigDict, dataset: data.Dataset, tokenizer: Tokenize
 def make_batches(config: ConfigDict, splits: dict[str, EncodedSplit], num_labels: int) -> dict[str, Batches]:
     """Return the batches of every split, all cut to the same padded lengths, those of the training split."""
     longest = max(int(split.lengths.max(initial=1)) for split in splits.values())
-    buckets = length_buckets([*splits["train"].lengths, longest], config.text.num_buckets)
+    buckets = length_buckets(np.append(splits["train"].lengths, longest), config.text.num_buckets)
     sizes = {"train": config.train.batch_size}
     return {
         name: Batches(split, num_labels, sizes.get(name, config.evaluate.batch_size), buckets)

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from mlresearch.errors import UserError
 
@@ -22,9 +21,9 @@ class Parallel:
     devices do not divide, and more devices than there are, are `UserError`s.
     """
 
-    def __init__(self, config: ConfigDict, *batch_sizes: int) -> None:
+    def __init__(self, mode: str, num_devices: int, *batch_sizes: int) -> None:
         available = jax.devices()
-        count = config.num_devices or len(available)
+        count = num_devices or len(available)
         if count > len(available):
             raise UserError(f"config.parallel.num_devices is {count}, but there are {len(available)} devices here")
         for size in batch_sizes:
@@ -33,7 +32,7 @@ class Parallel:
                     f"a batch of {size} cannot be shared by {count} devices: choose a multiple of {count} for "
                     "config.train.batch_size and config.evaluate.batch_size, or set config.parallel.num_devices"
                 )
-        self.mode: str = config.mode
+        self.mode = mode
         self.num_devices = count
         self.devices = available[:count]
         self.axis_name = DATA_AXIS if self.mode == "pmap" else None

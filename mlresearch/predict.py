@@ -66,7 +66,9 @@ class Run:
         if facts["label_space"] != self.label_space.hash:
             raise UserError(f"{self.folder}: labels.txt does not hold the labels that the model was trained on")
         loss = part_class("loss", self.config.loss.name)(**self.config.loss[self.config.loss.name])
-        self._parallel = Parallel(self.config.parallel, self.config.evaluate.batch_size)
+        self._parallel = Parallel(
+            self.config.parallel.mode, self.config.parallel.num_devices, self.config.evaluate.batch_size
+        )
         self._params, self._structure = self._parallel.replicate((state.params, structure))
         self._eval_step = self._parallel.compile_eval(make_eval_step(graphdef, loss, num_labels))
 

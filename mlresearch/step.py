@@ -97,11 +97,12 @@ def make_train_step(
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         loss, gradient = sum_over_devices(jax.value_and_grad(mean_loss)(state.params))
-        gradient_norm = optax.global_norm(gradient)
+        gradient_norm = optax.tree.norm(gradient)
         failed = ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
         failed_step = jnp.where((state.failed_step < 0) & failed, state.step, state.failed_step)
 
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         moved = TrainState(params, opt_state, state.step + 1, failed_step, state.seed)
         stood = TrainState(state.params, state.opt_state, state.step, failed_step, state.seed)

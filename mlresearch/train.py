@@ -1,5 +1,6 @@
 """One run, top to bottom: data, model, steps, validation, decisions, test once, record."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class, resolve
+from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches
 from mlresearch.errors import UserError
 from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
@@ -25,7 +27,7 @@ from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
 from mlresearch.progress import track
-from mlresearch.step import init_state, make_eval_step, make_train_step
+from mlresearch.step import Scored, init_state, make_eval_step, make_train_step
 
 
 class NonFiniteError(UserError):
@@ -60,7 +62,9 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     num_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     optimizer = make_optimizer(config.optim, num_steps)
     label_loss = part_class("loss", config.loss.name)(**config.loss[config.loss.name])
-    parallel = Parallel(config.parallel, config.train.batch_size, config.evaluate.batch_size)
+    parallel = Parallel(
+        config.parallel.mode, config.parallel.num_devices, config.train.batch_size, config.evaluate.batch_size
+    )
     train_step = parallel.compile_train(
         make_train_step(graphdef, optimizer, label_loss, num_labels, parallel.axis_name)
     )
@@ -100,13 +104,18 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     waiting: list[Any] = []  # metrics still on the device: reading them would hold up the next step
     saved_at = time.monotonic()
 
+    def score(batch: Batch) -> Scored:
+        return parallel.gather(eval_step(state.params, structure, parallel.shard(batch)))
+
     def settle(step: int) -> None:
         """Read what the device has computed up to `step`, and stop if it was not finite."""
         failed = int(parallel.fetch(state).failed_step)
         if failed >= 0:
+            [batch] = _steps(batches["train"], config.seed, failed, failed + 1)
+            losses = jax.device_get(score(batch)).loss
             raise NonFiniteError(
                 f"the loss or its gradient was not finite at step {failed}; the state before it is kept in {folder}. "
-                "A lower config.optim.learning_rate or config.optim.clip_norm may help"
+                + _explain(batch, losses, dataset, record["name"])
             )
         values = jax.device_get(waiting)
         waiting.clear()
@@ -123,43 +132,31 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     def save() -> None:
         checkpoints.save(parallel.fetch(state), facts)
 
-    try:
-        upcoming = track(
-            _steps(batches["train"], config.seed, first, num_steps),
-            f"train {record['name']}",
-            num_steps,
-            first,
-        )
-        for step, batch in enumerate(upcoming, first + 1):
-            state, metrics = train_step(state, structure, parallel.shard(batch))
-            waiting.append(parallel.fetch(metrics))
-            if step % config.train.log_every_steps == 0 or step == num_steps:
-                settle(step)
-            if time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
-                settle(step)
+    with contextlib.closing(checkpoints), contextlib.closing(log):
+        try:
+            upcoming = _steps(batches["train"], config.seed, first, num_steps)
+            for step, batch in enumerate(track(upcoming, f"train {record['name']}", num_steps, first), first + 1):
+                state, metrics = train_step(state, structure, parallel.shard(batch))
+                waiting.append(parallel.fetch(metrics))
+                if step % config.train.log_every_steps == 0 or step == num_steps:
+                    settle(step)
+                if time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
+                    settle(step)
+                    save()
+                    saved_at = time.monotonic()
+            save()
+        except KeyboardInterrupt:
+            if not jax.tree.leaves(state)[0].is_deleted():  # or else the interrupt fell into the middle of a step
                 save()
-                saved_at = time.monotonic()
-    except KeyboardInterrupt:
-        save()
-        write_json(folder / "run.json", record | {"status": "interrupted"})
-        raise
-    except NonFiniteError as error:
-        save()
-        write_json(folder / "run.json", record | {"status": "failed", "error": str(error)})
-        raise
-    finally:
-        log.close()
-        if jax.tree.leaves(state)[0].is_deleted():  # a step failed in the middle: there is nothing to wait for
-            checkpoints.close()
-    save()
+            write_json(folder / "run.json", record | {"status": "interrupted"})
+            raise
+        except NonFiniteError as error:
+            save()
+            write_json(folder / "run.json", record | {"status": "failed", "error": str(error)})
+            raise
     trained = time.time()
 
     # Validation, decisions, test once
-    params = state.params
-
-    def score(batch: Batch) -> Any:
-        return parallel.gather(eval_step(params, structure, parallel.shard(batch)))
-
     validation, validation_loss = score_split(score, batches["validation"], "validation", dataset.fingerprint)
     decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
     test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint)
@@ -175,7 +172,6 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **stored_predictions(scores))
             write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
-    checkpoints.close()
     record |= {
         "status": "finished",
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
@@ -183,6 +179,19 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     }
     write_json(folder / "run.json", record)
     return record
+
+
+def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> str:
+    """Say which label set of a batch is impossible under the model, if that is why its loss was not finite."""
+    impossible = batch.rows[batch.mask & np.isposinf(losses)]
+    if not len(impossible):
+        return "A lower config.optim.learning_rate or config.optim.clip_norm may help"
+    row = int(impossible[0])
+    names = [dataset.label_space.names[label] for label in dataset.splits["train"].labels.row(row)]
+    return (
+        f"train, row {row}: the label set {{{', '.join(names)}}} has probability 0 under {model}, whatever the input. "
+        "Choose a head, or an option of it, that allows such sets"
+    )
 
 
 def run_name(config: ConfigDict) -> str:
@@ -210,7 +219,7 @@ class MetricsLog:
         write_bytes(path, "".join(kept).encode())
         self._file = path.open("a")
 
-    def write(self, values: dict[str, float]) -> None:
+    def write(self, values: dict[str, int | float]) -> None:
         """Append a line, on disk at once."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()

@@ -1,16 +1,30 @@
-"""Settings that hold for every test: eight CPU devices, strict dtype promotion, no network."""
+"""Settings that hold for every test: eight CPU devices, strict dtype promotion, sources of test data."""
 
 import os
 
+# Read when JAX starts, so set before it is imported.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from pathlib import Path
+
+import hypothesis
 import jax
+import pytest
+
+import mlresearch.data
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-from hypothesis import settings
-
 # Compiling takes its time, and the machine may be busy: a slow example is no failure.
-settings.register_profile("mlresearch", deadline=None, derandomize=True)
-settings.load_profile("mlresearch")
+hypothesis.settings.register_profile("mlresearch", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("mlresearch")
+
+# The files in tests/sources are data sources like any other: tiny/paths beside icd10cm/terms.
+mlresearch.data.__path__.append(str(Path(__file__).parent / "sources"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where data sets are prepared, once for all tests."""
+    return tmp_path_factory.mktemp("data")

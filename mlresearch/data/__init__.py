@@ -34,29 +34,25 @@ import inspect
 import io
 import itertools
 import json
-import os
 import pkgutil
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import absl.logging
 import numpy as np
-import rich.console
-import rich.progress
 import tensorflow_datasets.public_api as tfds
 from etils import epath
 
 from mlresearch.errors import UserError, suggest
+from mlresearch.files import write_bytes
 from mlresearch.label_space import LabelSets, LabelSpace
+from mlresearch.progress import track
 
 SPLITS = ("train", "validation", "test")
 BATCH = 1024  # records read at once
-
-Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +101,7 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
         cls.name = cls.__module__.rpartition(".")[2]
         super().__init_subclass__(skip_registration=True)
 
-    def __init__(
-        self, *, data_dir: str | Path, options: Mapping[str, Any], subset: str | None = None
-    ) -> None:
+    def __init__(self, *, data_dir: str | Path, options: Mapping[str, Any], subset: str | None = None) -> None:
         config = tfds.core.BuilderConfig(name=self.variant(subset, options))
         with _quiet():
             super().__init__(config=config, data_dir=data_dir, file_format="array_record")
@@ -205,14 +199,6 @@ def load(name: str, given: Mapping[str, Any], data_dir: str | Path) -> Dataset:
     return _dataset(name, arrays)
 
 
-def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """Yield `items` under a progress bar with the time left, on standard error; without a terminal no bar."""
-    console = rich.console.Console(stderr=True)
-    yield from rich.progress.track(
-        items, description=description, console=console, transient=True, disable=not console.is_terminal
-    )
-
-
 def _builder_class(source: str) -> type[Source]:
     """Return the class ``Builder`` of the source's file."""
     # The file is looked for first, so that an import that fails within it is not taken for a misspelt name.
@@ -227,9 +213,7 @@ def _prepare(make_builder: Callable[[], Source], folder: Path) -> Source:
     """Write the records and the metadata of a data set, where they are not there, and return its builder."""
     builder = make_builder()
     if builder.data_path != epath.Path(folder):
-        raise ValueError(
-            f"{type(builder).__name__} of {builder.name} writes to {builder.data_path}, not to {folder}"
-        )
+        raise ValueError(f"{type(builder).__name__} of {builder.name} writes to {builder.data_path}, not to {folder}")
     if folder.exists():
         return builder
     try:
@@ -271,7 +255,8 @@ def _decode(builder: Source) -> dict[str, np.ndarray]:
     for split in SPLITS:
         columns: dict[str, list[Any]] = {name: [] for name in features}
         records = builder.as_data_source(split)
-        for start in progress(range(0, len(records), BATCH), f"reading {split}"):
+        starts = range(0, len(records), BATCH)
+        for start in track(starts, f"read {builder.name} {split}", len(starts)):
             for record in records.__getitems__(range(start, min(start + BATCH, len(records)))):
                 for name, values in columns.items():
                     values.append(record[name])
@@ -303,9 +288,7 @@ def _check_closed(where: str, labels: LabelSets, parents: np.ndarray) -> None:
     absent = needed[~np.isin(needed, present)]
     if len(absent):
         row, parent = divmod(int(absent[0]), size)
-        raise ValueError(
-            f"data source {where}: row {row} lacks label {parent}, a parent of one of its labels"
-        )
+        raise ValueError(f"data source {where}: row {row} lacks label {parent}, a parent of one of its labels")
 
 
 def _dataset(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
@@ -365,11 +348,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            np.savez(file, allow_pickle=False, **arrays)
-        except BaseException:
-            temporary.unlink()
-            raise
-    os.replace(temporary, path)
+    stored = io.BytesIO()
+    np.savez(stored, allow_pickle=False, **arrays)
+    write_bytes(path, stored.getvalue())

@@ -44,9 +44,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets.public_api as tfds
 
-from mlresearch.data import SPLITS, Source, progress
+from mlresearch.data import SPLITS, Source
 from mlresearch.errors import UserError, suggest
 from mlresearch.label_space import LabelSpace
+from mlresearch.progress import track
 
 PACKAGE = "simple_icd_10_cm"
 TABULAR_LIST = "icd10c-tabular-April-1-2026.xml"
@@ -152,9 +153,7 @@ class Builder(Source):
         parents = [
             (label, parent)
             for node, label in zip(self.nodes, self.label_ids, strict=True)
-            if node.parent is not None
-            and label is not None
-            and (parent := self.label_ids[node.parent]) is not None
+            if node.parent is not None and label is not None and (parent := self.label_ids[node.parent]) is not None
         ]
         return self.describe(
             label_space=LabelSpace(tuple(node.name for node in labels), tuple(node.title for node in labels)),
@@ -172,9 +171,7 @@ class Builder(Source):
             examples = {split: [Example(text, (node,)) for text, node in phrases[split]] for split in SPLITS}
             notes["single_path"] = True
             notes["paths_end_at_leaves"] = self.depth == "category"
-            notes["texts_with_several_label_sets"] = {
-                split: self.count_ambiguous(examples[split]) for split in SPLITS
-            }
+            notes["texts_with_several_label_sets"] = {split: self.count_ambiguous(examples[split]) for split in SPLITS}
         else:
             cooccurrence = Cooccurrence(self.nodes)
             held_out = self.num_notes // 10
@@ -188,7 +185,7 @@ class Builder(Source):
         return {split: self._generate_examples(split, examples[split]) for split in SPLITS}
 
     def _generate_examples(self, split: str, examples: Sequence[Example]) -> Iterator[tuple[int, dict]]:
-        for number, (text, codes) in enumerate(progress(examples, f"preparing {split}")):
+        for number, (text, codes) in enumerate(track(examples, f"prepare {split}", len(examples))):
             labels = sorted({label for code in codes for label in self.closure(code)})
             key = " ".join(self.nodes[code].name for code in codes)
             yield number, {"text": text, "labels": labels, "key": key}

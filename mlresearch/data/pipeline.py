@@ -4,7 +4,7 @@ Texts are grouped by length, so that short ones are not padded to the longest: o
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -72,7 +72,7 @@ def encode(records: Records, tokenizer: Tokenizer | None, max_length: int) -> En
     )
 
 
-def length_buckets(lengths: Sequence[int] | np.ndarray, num_buckets: int) -> tuple[int, ...]:
+def length_buckets(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
     """Return ascending padded lengths, multiples of 8, for about equally many examples each; the last holds all."""
     shares = np.linspace(0, 1, num_buckets + 1)[1:]
     quantiles = np.quantile(lengths, shares, method="higher") if len(lengths) else np.ones(1)

@@ -1,8 +1,6 @@
 """Texts as subword ids: a SentencePiece model, learnt from training texts and stored in its own format."""
 
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +10,7 @@ import sentencepiece
 from jaxtyping import Int32
 
 from mlresearch.errors import UserError, suggest
+from mlresearch.files import write_bytes
 
 PAD_ID = 0
 UNK_ID = 1
@@ -43,9 +42,7 @@ class Tokenizer:
         except RuntimeError as error:
             raise UserError(f"not a SentencePiece model: {error}") from None
         if self._processor.pad_id() != PAD_ID:
-            raise UserError(
-                f"the SentencePiece model pads with {self._processor.pad_id()}, not with {PAD_ID}"
-            )
+            raise UserError(f"the SentencePiece model pads with {self._processor.pad_id()}, not with {PAD_ID}")
 
     @classmethod
     def train(
@@ -80,9 +77,7 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise UserError(
-                f"no tokenizer of {vocab_size} pieces can be trained on these texts: {error}"
-            ) from None
+            raise UserError(f"no tokenizer of {vocab_size} pieces can be trained on these texts: {error}") from None
         return cls(stored.getvalue())
 
     @classmethod
@@ -97,10 +92,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write SentencePiece's model file, whole or not at all."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".model", delete=False) as file:
-            file.write(self.model)
-        os.replace(file.name, path)
+        write_bytes(path, self.model)
 
     @property
     def vocab_size(self) -> int:

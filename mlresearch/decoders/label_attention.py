@@ -124,10 +124,10 @@ class Decoder(nnx.Module):
     always real, so that an example without tokens has something to read. Positions of tokens are the
     encoder's business: here tokens are a set.
 
-    Memory: with Q queries, N labels of S scores, T tokens, batch B, heads H, width D and M = mlp_ratio, a
-    training step keeps about ``B · num_layers · (2HQ(Q + T + 1) + (16 + 2M)QD + 2(T + 1)D) + B · N · S``
-    numbers for the gradient, and the parameters that grow with labels and queries are ``N · S · (D + 1) + Q ·
-    D``. Grouped, nothing grows as B · N · D or B · N².
+    Memory: with Q queries, N labels of S scores, T tokens, batch B, heads H, width D and M = mlp_ratio, a training
+    step keeps at most about ``B · num_layers · (3HQ(Q + T + 1) + (21 + 6M)QD + 3(T + 1)D) + 6B(T + 1)D + B · N · S``
+    numbers for the gradient (what XLA fuses is not kept), and the parameters that grow with labels and queries are
+    ``N · S · (D + 1) + Q · D``. Grouped, nothing grows as B · N · D or B · N².
 
     Raises `UserError` for more than 512 queries, for more queries than labels, for no layers, and for a
     `query_dim` that `num_heads` does not divide.

@@ -1,0 +1,275 @@
+"""One run from end to end on a tiny data set: layouts, resuming, failures, records."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mlresearch
+import mlresearch.train
+from mlresearch import workdir
+from mlresearch.config import base_config, part_names, part_options, resolve
+from mlresearch.data.pipeline import Batches
+from mlresearch.errors import UserError
+from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
+from mlresearch.model import create_model
+from mlresearch.optim import make_optimizer
+from mlresearch.parallel import Parallel
+from mlresearch.step import init_state, make_train_step
+from mlresearch.train import NonFiniteError, train
+
+
+@pytest.fixture
+def config(data_dir):
+    config = base_config()
+    config.data.name = "tiny/paths"
+    config.data.dir = str(data_dir)
+    config.encoder.bag.dim = 16
+    config.text.vocab_size = 80
+    config.head.name = "conditional"
+    config.head.conditional.siblings = "any"
+    config.train.batch_size = 16
+    config.train.num_epochs = 3.0
+    config.train.log_every_steps = 4
+    config.evaluate.batch_size = 16
+    config.optim.learning_rate = 0.01
+    return config
+
+
+def parameters(folder):
+    return jax.tree.leaves(mlresearch.load(str(folder))._params)
+
+
+def test_a_run_from_end_to_end(config, tmp_path):
+    config.train.num_epochs = 12.0
+    config.optim.learning_rate = 0.03
+    record = train(config, tmp_path / "run")
+    folder = tmp_path / "run"
+    for name in ("config.json", "run.json", "metrics.jsonl", "labels.txt", "parents.txt", "tokenizer.model"):
+        assert (folder / name).exists(), name
+    assert record["status"] == "finished"
+    assert record["num_steps"] == 12 * 10  # 150 examples are ten batches of 16, the last one padded
+    assert record["examples"] == {"train": 150, "validation": 37, "test": 29}
+    assert record["metrics"]["test"]["mode"]["num_examples"] == 29
+    # The words name the labels: a model that learned anything reads most of them.
+    assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
+    assert record["metrics"]["test"]["mode"]["violation_rate"] == 0
+    losses = [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] / 2
+
+    run = mlresearch.load(str(folder))
+    for split in ("validation", "test"):
+        assert run.evaluate(split) == record["metrics"][split]
+    [labels] = run.predict(["an old owl"])
+    assert [label.name for label in labels if label.on] == ["animal", "bird", "owl"]
+    stored = np.load(folder / "predictions_test.npz")
+    assert stored["log_marginals"].shape == (29, 9)
+    again = train(config, folder)
+    assert again == record
+
+
+def test_every_example_counts_once(config, data_dir):
+    resolved = resolve(config)
+    dataset = load_dataset(resolved)
+    tokenizer = mlresearch.train.train_tokenizer(resolved, dataset, data_dir)
+    splits = encode_splits(resolved, dataset, tokenizer)
+    for batches in make_batches(resolved, splits, 9).values():
+        for passing in (batches.once(), batches.epoch(seed=3, number=5)):
+            rows = np.concatenate([batch.rows[batch.mask] for batch in passing])
+            assert sorted(rows) == list(range(len(batches.split)))
+        for batch in batches.once():
+            lengths = batches.split.lengths[batch.rows[batch.mask]]
+            assert (batch.inputs.token_mask.sum(1)[batch.mask] == lengths).all()
+            assert batch.inputs.tokens.shape == (batches.batch_size, batch.inputs.tokens.shape[1])
+    orders = [
+        np.concatenate([b.rows for b in batches.epoch(seed=seed, number=n)])
+        for seed, n in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
+    assert np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2])
+    assert not np.array_equal(orders[0], orders[3])
+
+
+def steps_under(config, mode, num_devices, optimizer, num_steps, folder):
+    """Parameters and losses after some steps, padded last batches and dropout included."""
+    dataset = load_dataset(config)
+    hierarchy = hierarchy_of(dataset)
+    tokenizer = train_tokenizer(config, dataset, folder)
+    batches = make_batches(config, encode_splits(config, dataset, tokenizer), 9)["train"]
+    graphdef, params, structure = create_model(config, batches.split.spec(tokenizer), 9, hierarchy)
+    parallel = Parallel(mode, num_devices, 16)
+    loss = mlresearch.train.part_class("loss", "binary_cross_entropy")()
+    step = parallel.compile_train(make_train_step(graphdef, optimizer, loss, 9, parallel.axis_name))
+    state, structure = parallel.replicate(init_state(params, optimizer, 7)), parallel.replicate(structure)
+    losses, masks = [], []
+    for batch in [*batches.epoch(0, 0), *batches.epoch(0, 1)][:num_steps]:
+        state, metrics = step(state, structure, parallel.shard(batch))
+        losses.append(float(parallel.fetch(metrics).loss))
+        masks.append(batch.mask.all())
+    assert not all(masks), "no batch was padded"
+    return np.array(losses), [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.fetch(state).params)]
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("head", ["conditional", "max_constraint"])
+def test_devices_give_the_numbers_of_one(config, tmp_path, head, optimizer):
+    """Tolerance: float32 sums in another order, 2e-6 of the largest; Adam divides by small numbers and adds to it.
+
+    SGD shows a gradient of the wrong scale, which Adam hides.
+    """
+    config.head.conditional.siblings = "any"
+    config.head.name = head
+    config.encoder.bag.dropout = 0.5
+    config = resolve(config)
+    expected_losses, expected = steps_under(config, "jit", 1, optimizer, 20, tmp_path)
+    assert expected_losses[-1] < expected_losses[0]
+    for mode in ("jit", "pmap"):
+        losses, params = steps_under(config, mode, 8, optimizer, 20, tmp_path)
+        np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
+        for got, wanted in zip(params, expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_pmap_runs_from_end_to_end(config, tmp_path):
+    jit = train(config, tmp_path / "jit")
+    config.parallel.mode = "pmap"
+    pmap = train(config, tmp_path / "pmap")
+    for split in ("validation", "test"):
+        for name, value in jit["metrics"][split]["ranking"].items():
+            assert pmap["metrics"][split]["ranking"][name] == pytest.approx(value, abs=1e-3), name
+
+
+class Killed(BaseException):
+    """Nothing in the code under test catches this one."""
+
+
+def test_a_killed_run_goes_on_to_the_same_parameters(config, tmp_path, monkeypatch):
+    whole = train(config, tmp_path / "whole")
+    config.train.checkpoint_every_seconds = 1e-9  # after every step
+    gather = Batches._gather
+    calls = iter(range(10**6))
+
+    def dying(self, rows, length):
+        if next(calls) == 17:  # in the middle of the second epoch
+            raise Killed
+        return gather(self, rows, length)
+
+    monkeypatch.setattr(Batches, "_gather", dying)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "killed")
+    monkeypatch.undo()
+    assert workdir.read_record(tmp_path / "killed")["status"] == "running"
+    resumed = train(config, tmp_path / "killed")
+    assert 0 < resumed["resumed_at"] <= 17
+    for got, wanted in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"), strict=True):
+        assert np.array_equal(got, wanted)
+    assert resumed["metrics"] == whole["metrics"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_interrupted_by_the_user(config, tmp_path, monkeypatch):
+    gather = Batches._gather
+    calls = iter(range(10**6))
+
+    def interrupted(self, rows, length):
+        if next(calls) == 8:
+            raise KeyboardInterrupt
+        return gather(self, rows, length)
+
+    monkeypatch.setattr(Batches, "_gather", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    assert workdir.read_record(tmp_path)["status"] == "interrupted"
+    with pytest.raises(UserError, match="interrupted; train it to its end"):
+        mlresearch.load(str(tmp_path))
+    assert train(config, tmp_path)["resumed_at"] == 8
+
+
+def test_another_config_is_refused_with_the_difference(config, tmp_path):
+    train(config, tmp_path)
+    config.optim.learning_rate = 0.02
+    config.head.conditional.siblings = "one"
+    with pytest.raises(UserError) as caught:
+        train(config, tmp_path)
+    assert "config.optim.learning_rate: 0.01 -> 0.02" in str(caught.value)
+    assert "config.head.conditional.siblings: 'any' -> 'one'" in str(caught.value)
+    config.optim.learning_rate = 0.01
+    config.head.conditional.siblings = "any"
+    config.train.log_every_steps = 5  # changes nothing that is computed
+    assert train(config, tmp_path)["status"] == "finished"
+
+
+def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_path, monkeypatch):
+    gather = Batches._gather
+    calls = iter(range(10**6))
+
+    def poisoned(self, rows, length):
+        batch = gather(self, rows, length)
+        if next(calls) != 13:
+            return batch
+        label_ids = np.full_like(batch.label_ids, 9)
+        label_ids[:, 0] = 8  # an oak that is no tree: its probability is 0
+        return dataclasses.replace(batch, label_ids=label_ids)
+
+    monkeypatch.setattr(Batches, "_gather", poisoned)
+    with pytest.raises(NonFiniteError, match="not finite at step 13"):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    record = workdir.read_record(tmp_path)
+    assert record["status"] == "failed"
+    assert "step 13" in record["error"]
+    resumed = train(config, tmp_path)  # the fault was in the batch, which is sound now
+    assert resumed["resumed_at"] == 13
+    assert all(np.isfinite(leaf).all() for leaf in parameters(tmp_path))
+
+
+def test_label_sets_that_the_head_cannot_give_are_refused_by_row(config, tmp_path):
+    config.data.name = "tiny/sets"
+    config.head.conditional.siblings = "one"
+    with pytest.raises(UserError, match=r"train, row \d+.*probability 0 .*conditional-one"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize("decoder", part_names("decoder"))
+@pytest.mark.parametrize("head", part_names("head"))
+def test_every_decoder_works_with_every_head_and_encoder(config, tmp_path, decoder, head):
+    """Shapes and dtypes of a whole step, traced without computing."""
+    config.decoder.name, config.head.name = decoder, head
+    config.head.conditional.siblings = "any"
+    for encoder in ("bag", "text_transformer"):
+        config.encoder.name = encoder
+        config.encoder.bag.dim = part_options("encoder", "bag")["dim"] if encoder != "bag" else 16
+        resolved = resolve(config)
+        dataset = load_dataset(resolved)
+        tokenizer = train_tokenizer(resolved, dataset, tmp_path)
+        batches = make_batches(resolved, encode_splits(resolved, dataset, tokenizer), 9)["train"]
+        graphdef, params, structure = create_model(resolved, batches.split.spec(tokenizer), 9, hierarchy_of(dataset))
+        optimizer = make_optimizer(resolved.optim, 10)
+        loss = mlresearch.train.part_class("loss", resolved.loss.name)()
+        step = make_train_step(graphdef, optimizer, loss, 9, None)
+        state = init_state(params, optimizer, 0)
+        after, metrics = jax.eval_shape(step, state, structure, next(iter(batches.once())))
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+            assert (new.shape, new.dtype) == (old.shape, old.dtype)
+        assert metrics.loss.dtype == jnp.float32
+
+
+def test_batches_that_devices_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="a batch of 12 cannot be shared by 8 devices"):
+        Parallel("jit", 8, 12)
+    with pytest.raises(UserError, match="num_devices is 64, but there are 8"):
+        Parallel("jit", 64, 64)
