@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -27,7 +28,7 @@ from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
 from mlresearch.progress import track
-from mlresearch.step import Scored, init_state, make_eval_step, make_train_step
+from mlresearch.step import NO_FAILURE, Scored, init_state, make_eval_step, make_train_step
 
 
 class NonFiniteError(UserError):
@@ -78,6 +79,7 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
         state, saved = checkpoints.restore(state)
         if saved != facts:
             raise UserError(f"{folder}: the data set is not the one this run was started on; give a new --workdir")
+        state = dataclasses.replace(state, failed_step=jnp.full((), NO_FAILURE, jnp.int32))  # it may work now
     first = int(state.step)
     log = MetricsLog(folder / "metrics.jsonl", first)
     record = {

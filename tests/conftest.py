@@ -5,6 +5,9 @@ import os
 # Read when JAX starts, so set before it is imported.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is compiling: less optimised code is compiled in half the time. Where the optimised code is
+# what is tested, a test asks for it by `compiler_options`.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 from pathlib import Path
 
