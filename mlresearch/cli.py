@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,14 +59,24 @@ def train(argv: list[str]) -> int:
     """Train, evaluate and record one run."""
     from ml_collections import config_flags
 
+    from mlresearch.config import check_key
+
+    for word in argv:
+        if word.startswith("--config."):
+            check_key(word.removeprefix("--config.").partition("=")[0])
+
     from mlresearch.results import markdown, row
 
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "The run's config file.", flag_values=values)
+    config_flags.DEFINE_config_file("config", None, "The run's config file.", flag_values=values, sys_argv=argv)
     _define_workdir(values)
     _parse(values, argv)
     if values.config is None:
         raise UserError("--config is missing: name a config file, such as --config=configs/icd10cm_terms.py")
+    try:
+        values.config.keys()
+    except OSError as error:  # kept back by ml_collections until the config is used
+        raise UserError(f"cannot load the config: {str(error).split('Attempted', 1)[-1].strip()}") from None
     signal.signal(signal.SIGTERM, _interrupt)
 
     from mlresearch.train import train as train_run
@@ -225,9 +236,13 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"there is no flag --{error.flagname}{suggest(error.flagname, values)}") from None
-    except (AttributeError, KeyError, FileNotFoundError, TypeError, ValueError) as error:
-        # ml_collections speaks of what is wrong in a config in these.
-        raise UserError(str(error.args[0] if error.args else error).strip()) from None
+    except Exception as error:  # from ml_collections, or from the user's config file
+        said: object = error
+        while isinstance(said, KeyError):  # whose text is a quotation
+            said = said.args[0]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "get_config" in frame.name]
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+        raise UserError(where + " ".join(str(said).replace("\\n", " ").split())) from None
     if values.help:
         print(f"mlresearch {argv[0]}\n\n{values.get_help()}")
         sys.exit(0)
@@ -241,11 +256,13 @@ def _interrupt(signal_number: int, frame: Any) -> None:
 def _read_texts(path: Path) -> list[str]:
     """Return the texts of a JSON Lines file; a bad line is a `UserError` with its number."""
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start}") from None
+    # Not splitlines: U+2028 and the like may stand in a JSON string.
+    lines = text.removesuffix("\n").split("\n") if text else []
     texts = []
     for number, line in enumerate(lines, 1):
         try:

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.decisions import check_threshold_search
 from mlresearch.errors import UserError, suggest
 
 GIVEN = ("self", "rngs", "dtype", "param_dtype")
@@ -81,7 +82,7 @@ def base_config() -> ConfigDict:
             config[kind][name] = part_options(kind, name)
     for source in data.sources():
         config.data[source] = data.options(source)
-    return config
+    return config.lock()
 
 
 def part_names(kind: str) -> list[str]:
@@ -171,8 +172,21 @@ def _check_values(config: ConfigDict) -> None:
     for key in ("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"):
         if not _at(config, key) >= 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
+    check_threshold_search(config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
     if not 0 <= config.optim.warmup_share < 1:
         raise UserError(f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1")
+
+
+def check_key(key: str) -> None:
+    """Raise `UserError` if there is no setting of this dotted key, with the nearest one that there is."""
+    section: Any = base_config()
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(section, ConfigDict) or part not in section:
+            known = section.keys() if isinstance(section, ConfigDict) else ()
+            prefix = "".join(f"{above}." for above in parts[:depth])
+            raise UserError(f"there is no setting config.{prefix}{part}{suggest(part, known) if known else ''}")
+        section = section[part]
 
 
 def _at(config: ConfigDict, key: str) -> Any:

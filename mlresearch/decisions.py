@@ -226,10 +226,7 @@ def fit_global_threshold(scores: ValidationScores, metric: str, grid: tuple[floa
     Source: Yang, "A Study of Thresholding Strategies for Text Categorization", 2001.
     """
     _require_validation(scores)
-    if metric not in METRIC_SIGN:
-        raise UserError(f"no threshold can be fitted for the metric {metric!r}{suggest(metric, METRIC_SIGN)}")
-    if not grid or not all(low < high for low, high in zip((0.0, *grid), (*grid, 1.0), strict=True)):
-        raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
+    check_threshold_search(metric, grid)
     values = [counts.compute()[metric] for counts in _counts_at(scores, grid)]
     best = max(METRIC_SIGN[metric] * value for value in values)
     # Rounding makes 0.45 and 0.55 as close to ½ as they look.
@@ -240,6 +237,14 @@ def fit_global_threshold(scores: ValidationScores, metric: str, grid: tuple[floa
     )
     at_edge = threshold in (grid[0], grid[-1])
     return GlobalThreshold(metric, threshold, value, grid, at_edge, scores.fingerprint)
+
+
+def check_threshold_search(metric: str, grid: tuple[float, ...]) -> None:
+    """Raise `UserError` for a metric no threshold can be fitted for, and for a grid not ascending between 0 and 1."""
+    if metric not in METRIC_SIGN:
+        raise UserError(f"no threshold can be fitted for the metric {metric!r}{suggest(metric, METRIC_SIGN)}")
+    if not grid or not all(low < high for low, high in zip((0.0, *grid), (*grid, 1.0), strict=True)):
+        raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
 
 
 def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts]:

@@ -1,7 +1,5 @@
 """From a config to the batches of a run: data set, tokenizer, model inputs."""
 
-from pathlib import Path
-
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -25,18 +23,18 @@ def hierarchy_of(dataset: data.Dataset) -> LabelHierarchy | None:
     return LabelHierarchy.from_edges(dataset.label_space.names, dataset.parents)
 
 
-def train_tokenizer(config: ConfigDict, dataset: data.Dataset, folder: Path) -> Tokenizer | None:
-    """Return the run's tokenizer, trained on the training split alone; None where there are no texts."""
+def train_tokenizer(config: ConfigDict, dataset: data.Dataset) -> Tokenizer | None:
+    """Return the run's tokenizer, trained on the training split alone; None where there are no texts.
+
+    Equal texts give an equal tokenizer, so a run that goes on trains its own once more.
+    """
     texts = dataset.splits["train"].texts
     if texts is None:
         return None
-    path = folder / "tokenizer.model"
-    if not path.exists():
-        settings = config.text
-        Tokenizer.train(
-            texts, vocab_size=settings.vocab_size, algorithm=settings.algorithm, lowercase=settings.lowercase
-        ).save(path)
-    return Tokenizer.load(path)
+    settings = config.text
+    return Tokenizer.train(
+        texts, vocab_size=settings.vocab_size, algorithm=settings.algorithm, lowercase=settings.lowercase
+    )
 
 
 def encode_splits(config: ConfigDict, dataset: data.Dataset, tokenizer: Tokenizer | None) -> dict[str, EncodedSplit]:

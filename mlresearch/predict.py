@@ -109,7 +109,7 @@ class Run:
     def predict(
         self, texts: Sequence[str], *, decision: str = "mode", min_probability: float = 0.05
     ) -> list[list[LabelPrediction]]:
-        """Return for each text the labels that `decision` switches on or whose probability is at least `min_probability`.
+        """Return for each text the labels that `decision` switches on or that are at least `min_probability` probable.
 
         Labels stand in the order of the label space, so that with a hierarchy in that order parents come first.
         """

@@ -42,7 +42,7 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     """
     config = resolve(config)
     folder = Path(folder)
-    workdir.claim(folder, config)
+    workdir.refuse_other(folder, config)
     if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
         return workdir.read_record(folder)
     started = time.time()
@@ -51,10 +51,9 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     dataset = load_dataset(config)
     hierarchy = hierarchy_of(dataset)
     num_labels = dataset.label_space.num_labels
-    tokenizer = train_tokenizer(config, dataset, folder)
+    tokenizer = train_tokenizer(config, dataset)
     splits = encode_splits(config, dataset, tokenizer)
     batches = make_batches(config, splits, num_labels)
-    workdir.write_labels(folder, dataset.label_space, hierarchy)
 
     # Model
     spec = splits["train"].spec(tokenizer)
@@ -71,7 +70,11 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     )
     eval_step = parallel.compile_eval(make_eval_step(graphdef, label_loss, num_labels))
 
-    # Where the run stands
+    # The folder, and where the run stands
+    workdir.claim(folder, config)
+    workdir.write_labels(folder, dataset.label_space, hierarchy)
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer.model")
     facts = {"label_space": dataset.label_space.hash, "data": dataset.fingerprint}
     checkpoints = Checkpoints(folder)
     state = init_state(params, optimizer, config.seed)

@@ -41,13 +41,10 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("MLRESEARCH_DATA_DIR") or f"{cache}/mlresearch/data").expanduser()
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Make the folder of a run of `config`, or accept the one there is if its config is the same."""
-    path = workdir / "config.json"
-    new = to_dict(config)
-    if path.exists():
-        old = read_config(workdir)
-        changed = differences(_identity(to_dict(old)), _identity(new))
+def refuse_other(workdir: Path, config: ConfigDict) -> None:
+    """Raise `UserError` if the folder holds a run of another config, with the differences, or something else."""
+    if (workdir / "config.json").exists():
+        changed = differences(_identity(to_dict(read_config(workdir))), _identity(to_dict(config)))
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config; give a new --workdir, or undo the change:\n  "
@@ -56,8 +53,13 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         return
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and holds no run; give a new or an empty --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, new)
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Make the folder of a run of `config`; one that there is stays as it is."""
+    if not (workdir / "config.json").exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_dict(config))
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _read_json(workdir: Path, name: str) -> Any:
 
 
 def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> None:
-    """Write ``labels.txt`` (name, tab, description) and, where there is a hierarchy, ``parents.txt`` (child, tab, parent)."""
+    """Write ``labels.txt`` (name and description) and, for a hierarchy, ``parents.txt`` (child and parent), by tabs."""
     lines = [
         f"{name}\t{' '.join(description.split())}\n"
         for name, description in zip(label_space.names, label_space.descriptions, strict=True)

@@ -72,10 +72,10 @@ def test_a_run_from_end_to_end(config, tmp_path):
     assert again == record
 
 
-def test_every_example_counts_once(config, data_dir):
+def test_every_example_counts_once(config):
     resolved = resolve(config)
     dataset = load_dataset(resolved)
-    tokenizer = mlresearch.train.train_tokenizer(resolved, dataset, data_dir)
+    tokenizer = train_tokenizer(resolved, dataset)
     splits = encode_splits(resolved, dataset, tokenizer)
     for batches in make_batches(resolved, splits, 9).values():
         for passing in (batches.once(), batches.epoch(seed=3, number=5)):
@@ -94,11 +94,11 @@ def test_every_example_counts_once(config, data_dir):
     assert not np.array_equal(orders[0], orders[3])
 
 
-def steps_under(config, mode, num_devices, optimizer, num_steps, folder):
+def steps_under(config, mode, num_devices, optimizer, num_steps):
     """Parameters and losses after some steps, padded last batches and dropout included."""
     dataset = load_dataset(config)
     hierarchy = hierarchy_of(dataset)
-    tokenizer = train_tokenizer(config, dataset, folder)
+    tokenizer = train_tokenizer(config, dataset)
     batches = make_batches(config, encode_splits(config, dataset, tokenizer), 9)["train"]
     graphdef, params, structure = create_model(config, batches.split.spec(tokenizer), 9, hierarchy)
     parallel = Parallel(mode, num_devices, 16)
@@ -116,7 +116,7 @@ def steps_under(config, mode, num_devices, optimizer, num_steps, folder):
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("head", ["conditional", "max_constraint"])
-def test_devices_give_the_numbers_of_one(config, tmp_path, head, optimizer):
+def test_devices_give_the_numbers_of_one(config, head, optimizer):
     """Tolerance: float32 sums in another order, 2e-6 of the largest; Adam divides by small numbers and adds to it.
 
     SGD shows a gradient of the wrong scale, which Adam hides.
@@ -125,10 +125,10 @@ def test_devices_give_the_numbers_of_one(config, tmp_path, head, optimizer):
     config.head.name = head
     config.encoder.bag.dropout = 0.5
     config = resolve(config)
-    expected_losses, expected = steps_under(config, "jit", 1, optimizer, 20, tmp_path)
+    expected_losses, expected = steps_under(config, "jit", 1, optimizer, 20)
     assert expected_losses[-1] < expected_losses[0]
     for mode in ("jit", "pmap"):
-        losses, params = steps_under(config, mode, 8, optimizer, 20, tmp_path)
+        losses, params = steps_under(config, mode, 8, optimizer, 20)
         np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
         for got, wanted in zip(params, expected, strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
@@ -245,7 +245,7 @@ def test_label_sets_that_the_head_cannot_give_are_refused_by_row(config, tmp_pat
 
 @pytest.mark.parametrize("decoder", part_names("decoder"))
 @pytest.mark.parametrize("head", part_names("head"))
-def test_every_decoder_works_with_every_head_and_encoder(config, tmp_path, decoder, head):
+def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
     """Shapes and dtypes of a whole step, traced without computing."""
     config.decoder.name, config.head.name = decoder, head
     config.head.conditional.siblings = "any"
@@ -254,7 +254,7 @@ def test_every_decoder_works_with_every_head_and_encoder(config, tmp_path, decod
         config.encoder.bag.dim = part_options("encoder", "bag")["dim"] if encoder != "bag" else 16
         resolved = resolve(config)
         dataset = load_dataset(resolved)
-        tokenizer = train_tokenizer(resolved, dataset, tmp_path)
+        tokenizer = train_tokenizer(resolved, dataset)
         batches = make_batches(resolved, encode_splits(resolved, dataset, tokenizer), 9)["train"]
         graphdef, params, structure = create_model(resolved, batches.split.spec(tokenizer), 9, hierarchy_of(dataset))
         optimizer = make_optimizer(resolved.optim, 10)
