@@ -83,6 +83,8 @@ def train(argv: list[str]) -> int:
 
     record = train_run(values.config, _workdir(values))
     print(markdown([row(record)]))
+    for remark in record["remarks"]:
+        print(remark)
     return 0
 
 

@@ -7,6 +7,7 @@ import pkgutil
 import typing
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from mlresearch import data
@@ -172,6 +173,8 @@ def _check_values(config: ConfigDict) -> None:
     for key in ("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"):
         if not _at(config, key) >= 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
+    if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
+        raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
     check_threshold_search(config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
     if not 0 <= config.optim.warmup_share < 1:
         raise UserError(f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1")

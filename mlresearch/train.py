@@ -19,7 +19,8 @@ from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class, resolve
 from mlresearch.data import Dataset
-from mlresearch.data.pipeline import Batch, Batches
+from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
+from mlresearch.decisions import Decision, GlobalThreshold
 from mlresearch.errors import UserError
 from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
 from mlresearch.files import write_bytes, write_json
@@ -179,11 +180,26 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
             write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
     record |= {
         "status": "finished",
+        "remarks": _remarks(splits, decisions),
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
         "metrics": metrics,
     }
     write_json(folder / "run.json", record)
     return record
+
+
+def _remarks(splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:
+    """Return what a reader of the results must know, a sentence each."""
+    shares = {name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()}
+    cut = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+    remarks = [f"share of tokens cut off by config.text.max_length: {cut}"] if any(shares.values()) else []
+    threshold = decisions["global_threshold"]
+    if isinstance(threshold, GlobalThreshold) and threshold.at_edge:
+        remarks.append(
+            f"the best threshold for {threshold.metric}, {threshold.threshold}, stands at the edge of its grid: "
+            "widen config.evaluate.threshold_grid"
+        )
+    return remarks
 
 
 def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> str:

@@ -273,3 +273,51 @@ def test_batches_that_devices_do_not_divide_are_refused():
         Parallel("jit", 8, 12)
     with pytest.raises(UserError, match="num_devices is 64, but there are 8"):
         Parallel("jit", 64, 64)
+
+
+@pytest.fixture
+def points(config):
+    config.data.name = "points"
+    config.encoder.name = "mlp"
+    config.encoder.bag.dim = part_options("encoder", "bag")["dim"]
+    config.encoder.mlp.dim = 32
+    config.encoder.mlp.dropout = 0.0
+    config.head.name = "independent"
+    config.train.num_epochs = 40.0
+    return config
+
+
+def test_features_and_flat_labels(points, tmp_path):
+    record = train(points, tmp_path / "run")
+    assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
+    assert "violation_rate" not in record["metrics"]["test"]["mode"]  # there is no hierarchy to violate
+    run = mlresearch.load(str(tmp_path / "run"))
+    assert run.evaluate("test") == record["metrics"]["test"]
+    with pytest.raises(UserError, match="trained on features, not on texts"):
+        run.predict(["x"])
+
+
+def test_parts_that_lack_what_they_need_are_refused_by_name(points, tmp_path):
+    points.head.name = "max_constraint"
+    with pytest.raises(UserError, match="head 'max_constraint' needs a label hierarchy"):
+        train(points, tmp_path / "run")
+    points.head.name = "independent"
+    points.encoder.mlp.dim = part_options("encoder", "mlp")["dim"]
+    points.encoder.mlp.dropout = part_options("encoder", "mlp")["dropout"]
+    points.encoder.name = "bag"
+    with pytest.raises(UserError, match="encoder 'bag' reads tokens"):
+        train(points, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_precisions_learn_as_well(config, tmp_path, dtype):
+    config.model.dtype = dtype
+    config.model.param_dtype = "float32" if dtype == "bfloat16" else dtype
+    config.train.num_epochs = 12.0
+    config.optim.learning_rate = 0.03
+    with jax.enable_x64(dtype == "float64"):
+        record = train(config, tmp_path)
+        leaves = parameters(tmp_path)
+    assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
+    assert {str(leaf.dtype) for leaf in leaves} == {config.model.param_dtype}
