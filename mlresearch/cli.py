@@ -105,7 +105,7 @@ def evaluate(argv: list[str]) -> int:
     for group, numbers in metrics.items():
         print(f"{values.split}, {group}")
         for name, value in numbers.items():
-            print(f"  {name:28} {value:.4f}")
+            print(f"  {name:28} {'infinite' if value is None else f'{value:.4f}'}")
     return 0
 
 
@@ -268,12 +268,12 @@ def _read_texts(path: Path) -> list[str]:
     texts = []
     for number, line in enumerate(lines, 1):
         try:
-            text = json.loads(line)["text"]
+            found = json.loads(line)["text"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
+            found = None
+        if not isinstance(found, str):
             raise UserError(f'{path}, line {number}: expected {{"text": "..."}}, found {line[:60]!r}')
-        texts.append(text)
+        texts.append(found)
     return texts
 
 

@@ -1,7 +1,7 @@
 """A masked pass over a split, and every number reported of it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import numpy as np
@@ -27,6 +27,18 @@ FULL_SCORES = 1000
 """Above so many labels, stored predictions are the most probable `TOP_SCORES` an example."""
 
 TOP_SCORES = 100
+
+
+@overload
+def score_split(
+    score: Callable[[Batch], Scored], batches: Batches, split: Literal["validation"], fingerprint: str
+) -> tuple[ValidationScores, float | None]: ...
+
+
+@overload
+def score_split(
+    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
+) -> tuple[SplitScores, float | None]: ...
 
 
 def score_split(
@@ -60,14 +72,14 @@ def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]
 
 
 def report(
-    scores: SplitScores, decisions: Mapping[str, Decision], hierarchy: LabelHierarchy | None
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of each decision by its name, and under ``ranking`` those that need none."""
+    scores: SplitScores, loss: float | None, decisions: Mapping[str, Decision], hierarchy: LabelHierarchy | None
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
     edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-    by_decision = {
-        name: label_metrics(decision.apply(scores), scores.labels, edges) for name, decision in decisions.items()
+    metrics: dict[str, dict[str, float | None]] = {
+        name: {**label_metrics(decision.apply(scores), scores.labels, edges)} for name, decision in decisions.items()
     }
-    return by_decision | {"ranking": scores.table.compute()}
+    return metrics | {"ranking": {**scores.table.compute()}, "loss": {"mean": loss}}
 
 
 def stored_predictions(scores: SplitScores) -> dict[str, np.ndarray]:

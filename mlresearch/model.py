@@ -52,4 +52,4 @@ def create_model(
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return a new model as its definition, its parameters and its structure (what it knows of the hierarchy)."""
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
-    return nnx.split(model, nnx.Param, Structure)
+    return nnx.split(model, nnx.Param, Structure)  # type: ignore[return-value]  # as many states as filters

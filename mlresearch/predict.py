@@ -95,7 +95,7 @@ class Run:
         batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
         return score_split(self.score, batches, "texts", fingerprint="")[0]
 
-    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+    def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         dataset = load_dataset(self.config)
         if dataset.fingerprint != self.record["data"]["fingerprint"]:
@@ -104,7 +104,7 @@ class Run:
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
         scores, loss = score_split(self.score, batches, split, dataset.fingerprint)
-        return report(scores, self.decisions, self.hierarchy) | {"loss": {"loss": loss}}
+        return report(scores, loss, self.decisions, self.hierarchy)
 
     def predict(
         self, texts: Sequence[str], *, decision: str = "mode", min_probability: float = 0.05

@@ -1,6 +1,7 @@
 """Frozen dataclasses that JAX transformations take and return."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -27,7 +28,7 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
         values, constants = flatten(instance)
         return tuple(zip(map(jax.tree_util.GetAttrKey, data), values, strict=True)), constants
 
-    def unflatten(constants: tuple[Any, ...], values: tuple[Any, ...]) -> T:
+    def unflatten(constants: tuple[Any, ...], values: Iterable[Any]) -> T:
         instance = object.__new__(cls)
         for name, value in zip(data + static, (*values, *constants), strict=True):
             object.__setattr__(instance, name, value)

@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
-from mlresearch.data.pipeline import Batch
+from mlresearch.data.pipeline import ArrayLike, Batch
 from mlresearch.heads import LabelLoss
 from mlresearch.pytree import pytree_dataclass
 
@@ -58,14 +58,14 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation, seed: in
     )
 
 
-def multi_hot(label_ids: Int[Array, "batch width"], num_labels: int) -> Bool[Array, "batch labels"]:
+def multi_hot(label_ids: Int[ArrayLike, "batch width"], num_labels: int) -> Bool[Array, "batch labels"]:
     """Return which labels are on; ids equal to `num_labels` fill up rows and stand for none."""
     rows = jnp.arange(label_ids.shape[0])[:, None]
     dense = jnp.zeros((label_ids.shape[0], num_labels), bool)
     return dense.at[rows, label_ids].set(True, mode="drop")
 
 
-def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
+def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[ArrayLike, "batch"]) -> Key[Array, "batch"]:
     """Return one key an example, from seed, step and the example's place in its split."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

@@ -166,10 +166,6 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     validation, validation_loss = score_split(score, batches["validation"], "validation", dataset.fingerprint)
     decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
     test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint)
-    metrics = {
-        "validation": report(validation, decisions, hierarchy) | {"loss": {"loss": validation_loss}},
-        "test": report(test, decisions, hierarchy) | {"loss": {"loss": test_loss}},
-    }
 
     # Record
     write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
@@ -182,7 +178,10 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
         "status": "finished",
         "remarks": _remarks(splits, decisions),
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
-        "metrics": metrics,
+        "metrics": {
+            "validation": report(validation, validation_loss, decisions, hierarchy),
+            "test": report(test, test_loss, decisions, hierarchy),
+        },
     }
     write_json(folder / "run.json", record)
     return record

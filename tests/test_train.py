@@ -30,6 +30,7 @@ def config(data_dir):
     config.data.dir = str(data_dir)
     config.encoder.bag.dim = 16
     config.text.vocab_size = 80
+    config.text.num_buckets = 2
     config.head.name = "conditional"
     config.head.conditional.siblings = "any"
     config.train.batch_size = 16

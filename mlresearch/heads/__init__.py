@@ -1,4 +1,4 @@
-"""Heads turn label scores into a distribution over label sets: ``Head(...)(label_scores, encoded) -> LabelDistribution``.
+"""Heads turn label scores into a distribution: ``Head(...)(label_scores, encoded) -> LabelDistribution``.
 
 A head is one file here with a class ``Head``::
 

@@ -47,7 +47,7 @@ class ClosureOfOneLabel(LabelDistribution):
     def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return the mean of −log softmax over the most specific labels of the set; 0 for an empty set.
 
-        For a single path this is −`log_prob`; other sets, which the head cannot give, are learned as one of their paths.
+        For a single path this is −`log_prob`; of other sets, which the head cannot give, it learns one path.
         """
         chosen = self._most_specific(labels > 0)
         total = -jnp.where(chosen, self.log_softmax, 0.0).sum(0)
