@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_hierarchy import random_dag, reach
+from test_hierarchy import names, random_dag, reach
 
 import mlresearch.heads
 from mlresearch.encoders import Encoded
@@ -83,9 +83,7 @@ def enumerate_log_probs(dist, batch, num_labels):
     """[sets, batch] log-probabilities of every label set, by the distribution's own log_prob."""
     sets = all_sets(num_labels)
     tiled = jnp.broadcast_to(jnp.asarray(sets)[:, None], (len(sets), batch, num_labels))
-    return sets, np.asarray(
-        jax.jit(jax.vmap(lambda dist, on: dist.log_prob(on), (None, 0)))(dist, tiled), np.float64
-    )
+    return sets, np.asarray(jax.jit(jax.vmap(lambda dist, on: dist.log_prob(on), (None, 0)))(dist, tiled), np.float64)
 
 
 @every_head
@@ -109,9 +107,7 @@ def test_enumeration(name, options, forest, x64):
             probs = np.exp(log_probs)
             np.testing.assert_allclose(probs.sum(0), 1, atol=tolerance)
             log_marginals, mode = (np.asarray(x) for x in summary(dist))
-            np.testing.assert_allclose(
-                np.exp(log_marginals), np.einsum("sb,sl->bl", probs, sets), atol=tolerance
-            )
+            np.testing.assert_allclose(np.exp(log_marginals), np.einsum("sb,sl->bl", probs, sets), atol=tolerance)
             if dist.mode_is_exact:
                 assert np.array_equal(mode, sets[log_probs.argmax(0)])
             else:
@@ -203,9 +199,7 @@ def test_gradients_equal_finite_differences(name, options, forest):
 
             gradient = jax.jit(jax.grad(totals))(scores)
             steps = 1e-6 * jnp.eye(scores.size).reshape(-1, *scores.shape)
-            differences = jax.jit(jax.vmap(lambda step, at=scores: totals(at + step) - totals(at - step)))(
-                steps
-            )
+            differences = jax.jit(jax.vmap(lambda step, at=scores: totals(at + step) - totals(at - step)))(steps)
             np.testing.assert_allclose(gradient.ravel(), differences / 2e-6, rtol=1e-5, atol=1e-6)
 
 
@@ -249,9 +243,7 @@ def test_neither_batch_split_nor_label_order_matters(name, options, forest):
 
 def sibling_rule_log_prob(hierarchy, siblings, scores, on):
     """log p(on) of one label set under `conditional`, from the definition, in plain Python."""
-    parents_of = [
-        set(hierarchy.parents[hierarchy.children == label]) for label in range(hierarchy.num_labels)
-    ]
+    parents_of = [set(hierarchy.parents[hierarchy.children == label]) for label in range(hierarchy.num_labels)]
     sigmoid = 1 / (1 + np.exp(-scores))
     total = 0.0
     families = {frozenset(parents): [] for parents in parents_of}
@@ -278,9 +270,7 @@ def sibling_rule_log_prob(hierarchy, siblings, scores, on):
     return total
 
 
-@pytest.mark.parametrize(
-    ("siblings", "forest"), [("any", True), ("any", False), ("some", True), ("one", True)]
-)
+@pytest.mark.parametrize(("siblings", "forest"), [("any", True), ("any", False), ("some", True), ("one", True)])
 def test_conditional_equals_its_definition(siblings, forest):
     with jax.enable_x64(True):
         for seed, hierarchy in enumerate(hierarchies(forest)):
@@ -289,8 +279,7 @@ def test_conditional_equals_its_definition(siblings, forest):
             sets, log_probs = enumerate_log_probs(distribution(head, scores), 2, hierarchy.num_labels)
             for example in range(2):
                 expected = [
-                    sibling_rule_log_prob(hierarchy, siblings, np.asarray(scores)[example, :, 0], on)
-                    for on in sets
+                    sibling_rule_log_prob(hierarchy, siblings, np.asarray(scores)[example, :, 0], on) for on in sets
                 ]
                 np.testing.assert_allclose(log_probs[:, example], expected, rtol=1e-10, atol=1e-10)
 
@@ -306,9 +295,7 @@ def test_shared_ancestors_count_once():
 @pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
 def test_max_constraint_equals_its_definition(forest):
     for seed, hierarchy in enumerate(hierarchies(forest)):
-        below = reach(hierarchy).T | np.eye(
-            hierarchy.num_labels, dtype=bool
-        )  # below[i, j]: j is i or under it
+        below = reach(hierarchy).T | np.eye(hierarchy.num_labels, dtype=bool)  # below[i, j]: j is i or under it
         head = make_head("max_constraint", {}, hierarchy)
         scores = random_scores(head, hierarchy, 4, seed)
         labels = np.random.default_rng(seed).random((4, hierarchy.num_labels)) < 0.4
@@ -342,3 +329,37 @@ def test_tied_maxima_share_the_gradient():
 def test_hierarchy_is_asked_for(name):
     with pytest.raises(UserError, match="needs a label hierarchy"):
         importlib.import_module(f"mlresearch.heads.{name}").Head(None, 3, rngs=nnx.Rngs(0))
+
+
+def sizes(jaxpr):
+    """Sizes of all arrays that a program makes, inner programs included."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from sizes(inner)
+
+
+@every_head
+@pytest.mark.parametrize("forest", [True, False], ids=["forest", "dag"])
+def test_nothing_grows_with_the_square_of_the_labels(name, options, forest):
+    """The largest array of a training step's program doubles with the labels; [labels, labels] would grow fourfold."""
+    largest = []
+    for num_labels in (400, 800):
+        child = np.arange(1, num_labels)
+        edges = np.stack([child, (child - 1) // 3], 1)  # three children a label
+        if not forest:
+            edges = np.unique(np.concatenate([edges, np.stack([child, (child - 1) // 5], 1)[5::7]]), axis=0)
+        hierarchy = type(hierarchies(True)[0]).from_edges(names(num_labels), edges)
+        head = make_head(name, options, hierarchy)
+        labels = jnp.zeros((2, num_labels))
+
+        def everything(scores, head=head, labels=labels):
+            dist = distribution(head, scores)
+            return dist.loss(labels, Loss()).sum() + dist.logits.sum() + dist.mode().sum().astype(jnp.float32)
+
+        scores = random_scores(head, hierarchy, 2, 0)
+        largest.append(max(sizes(jax.make_jaxpr(jax.grad(everything))(scores).jaxpr)))
+        assert largest[-1] < 40 * num_labels
+    assert largest[1] < 2.6 * largest[0]  # closure lists grow by the depth as well

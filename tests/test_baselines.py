@@ -1,0 +1,185 @@
+"""Baselines against brute force and scikit-learn itself, on texts written here and on a tiny data set."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import SGDClassifier
+
+import mlresearch.baselines
+from mlresearch.baselines import LEAST_PROBABILITY, NearestDescription, OneVsRest, train_baseline
+from mlresearch.config import base_config
+from mlresearch.data import Dataset, Records
+from mlresearch.errors import UserError
+from mlresearch.label_space import LabelSets, LabelSpace
+from mlresearch.results import row
+from mlresearch.train import train
+
+# A root, two labels below it, one below each of these; "never" is no example's.
+NAMES = ("root", "left", "right", "far left", "far right", "never")
+PARENTS = np.array([(1, 0), (2, 0), (3, 1), (4, 2)], np.int32)
+PATHS = ((0,), (0, 1), (0, 2), (0, 1, 3), (0, 2, 4))
+WORDS = ("acute", "chronic", "renal", "failure", "of", "lung", "lobe", "unspecified", "left", "b")
+
+
+def records(texts, label_sets):
+    return Records(tuple(texts), None, LabelSets.from_rows(label_sets), tuple(map(str, range(len(texts)))))
+
+
+def drawn(rng, count):
+    """Texts of random words, some of them equal, with the label set of a random path."""
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(count)]
+    return records(texts, [PATHS[number] for number in rng.integers(len(PATHS), size=count)])
+
+
+@pytest.fixture
+def dataset():
+    rng = np.random.default_rng(0)
+    splits = {"train": drawn(rng, 60), "validation": drawn(rng, 23), "test": drawn(rng, 19)}
+    return Dataset("words", splits, LabelSpace(NAMES, NAMES), PARENTS, "fingerprint", {})
+
+
+@pytest.fixture
+def config(data_dir):
+    config = base_config()
+    config.data.name = "tiny/sets"
+    config.data.dir = str(data_dir)
+    config.text.vocab_size = 80
+    config.encoder.bag.dim = 8
+    config.train.num_epochs = 1.0
+    return config
+
+
+def cosines(train_texts, texts):
+    """The mean of the cosines of both views, from dense vectors."""
+    total = np.zeros((len(texts), len(train_texts)))
+    for options in (
+        {"token_pattern": r"\b\w+\b", "ngram_range": (1, 2)},
+        {"analyzer": "char_wb", "ngram_range": (3, 4)},
+    ):
+        view = TfidfVectorizer(sublinear_tf=True, **options).fit(train_texts)
+        total += view.transform(texts).toarray() @ view.transform(train_texts).toarray().T / 2
+    return total
+
+
+def test_nearest_description_is_the_brute_force_neighbour(dataset):
+    labels = dataset.splits["train"].labels
+    texts = (*dataset.splits["validation"].texts, *dataset.splits["train"].texts)
+    log_marginals, mode = NearestDescription(dataset, 0).score(texts, "score")
+    similarity = cosines(dataset.splits["train"].texts, texts)
+    for number in range(len(texts)):
+        best = similarity[number].max()
+        # Texts that are as near have the same words, but perhaps other labels: any of theirs will do.
+        nearest = [tuple(labels.row(at)) for at in np.flatnonzero(similarity[number] > best - 1e-6)]
+        assert tuple(np.flatnonzero(mode[number])) in nearest
+        for label in range(len(NAMES)):
+            having = [similarity[number, at] for at in range(len(labels)) if label in labels.row(at)]
+            expected = max([LEAST_PROBABILITY, *having])
+            np.testing.assert_allclose(log_marginals[number, label], np.log(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_of_equally_near_texts_the_first_label_set_wins():
+    train_split = records(["same words", "same words", "others"], [PATHS[3], PATHS[1], PATHS[2]])
+    dataset = Dataset("words", {"train": train_split}, LabelSpace(NAMES, NAMES), PARENTS, "", {})
+    _, mode = NearestDescription(dataset, 0).score(["same words"], "score")
+    assert np.flatnonzero(mode[0]).tolist() == [0, 1, 3]
+
+
+def test_a_text_like_no_other_gets_the_empty_set(dataset):
+    log_marginals, mode = NearestDescription(dataset, 0).score(["zzz", ""], "score")
+    assert not mode.any()
+    assert (log_marginals == np.float32(np.log(LEAST_PROBABILITY))).all()
+
+
+def test_nearest_description_is_coherent(dataset):
+    log_marginals, mode = NearestDescription(dataset, 0).score(dataset.splits["test"].texts, "score")
+    children, parents = PARENTS.T
+    assert (log_marginals[:, children] <= log_marginals[:, parents]).all()
+    assert not (mode[:, children] & ~mode[:, parents]).any()
+    assert (log_marginals <= 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_blocks_change_nothing(dataset, monkeypatch, rows):
+    texts = dataset.splits["test"].texts
+    baseline = NearestDescription(dataset, 0)
+    expected = baseline.score(texts, "score")
+    monkeypatch.setattr(mlresearch.baselines, "BLOCK_ROWS", rows)
+    for value, wanted in zip(baseline.score(texts, "score"), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):
+    texts = dataset.splits["test"].texts
+    log_marginals, mode = OneVsRest(dataset, 3).score(texts, "score")
+    view = TfidfVectorizer(token_pattern=r"\b\w+\b", ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
+    rows = view.fit_transform(dataset.splits["train"].texts)
+    for label in (1, 4):
+        positive = dataset.splits["train"].labels.multi_hot(len(NAMES))[:, label]
+        own = SGDClassifier(loss="log_loss", alpha=3e-7, max_iter=3, tol=None, random_state=3).fit(rows, positive)
+        np.testing.assert_allclose(
+            log_marginals[:, label], own.predict_log_proba(view.transform(texts))[:, 1], rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_array_equal(mode, log_marginals > np.log(0.5))
+
+
+def test_one_vs_rest_fits_no_label_without_enough_examples_of_either_kind(dataset):
+    log_marginals, _ = OneVsRest(dataset, 0).score(dataset.splits["test"].texts, "score")
+    # "never" has no positive, "root" no negative.
+    np.testing.assert_allclose(log_marginals[:, 5], np.log(LEAST_PROBABILITY), rtol=1e-6)
+    np.testing.assert_allclose(log_marginals[:, 0], np.log1p(-LEAST_PROBABILITY), rtol=1e-3)
+
+
+def test_one_vs_rest_gives_the_same_weights_for_the_same_seed(dataset):
+    first, again, other = (OneVsRest(dataset, seed).weights for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("name", list(mlresearch.baselines.BASELINES))
+def test_a_baseline_is_recorded_like_a_run(config, tmp_path, name):
+    record = train_baseline(name, config, tmp_path / name)
+    run = train(config, tmp_path / "run")
+    assert record.keys() == run.keys()
+    for split, groups in run["metrics"].items():
+        assert record["metrics"][split].keys() == groups.keys()
+        for group, metrics in groups.items():
+            assert record["metrics"][split][group].keys() == metrics.keys()
+    assert row(record).keys() == row(run).keys()
+    assert row(record)["run"] == name
+    for shared in ("data", "label_space", "examples", "seed", "code_hash"):
+        assert record[shared] == run[shared]
+    # The words name the labels.
+    assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.2
+    for written in ("config.json", "labels.txt", "parents.txt", "decisions.json", "predictions_test.npz"):
+        assert (tmp_path / name / written).exists()
+
+
+def test_a_finished_folder_is_returned_untouched(config, tmp_path, monkeypatch):
+    record = train_baseline("nearest_description", config, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    monkeypatch.setattr(mlresearch.baselines, "load_dataset", None)
+    assert train_baseline("nearest_description", config, tmp_path / "run") == json.loads(json.dumps(record))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_another_run_in_the_folder_is_refused(config, tmp_path):
+    train_baseline("nearest_description", config, tmp_path / "run")
+    with pytest.raises(UserError, match="nearest_description"):
+        train_baseline("one_vs_rest", config, tmp_path / "run")
+    with pytest.raises(UserError, match="another config"):
+        train(config, tmp_path / "run")
+
+
+def test_a_misspelt_name_suggests(config, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'one_vs_rest'"):
+        train_baseline("one_vs_all", config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_without_texts_is_refused(config, tmp_path):
+    config.data.name = "points"
+    with pytest.raises(UserError, match="has none"):
+        train_baseline("one_vs_rest", config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
