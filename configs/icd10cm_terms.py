@@ -12,4 +12,9 @@ def get_config() -> ConfigDict:
     config.head.name = "conditional"
     config.head.conditional.siblings = "one"
     config.text.max_length = 64
+    config.text.num_buckets = 2
+    config.optim.learning_rate = 4e-3
+    config.optim.weight_decay = 0.3
+    config.train.batch_size = 256
+    config.train.num_epochs = 6.0
     return config

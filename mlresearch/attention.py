@@ -32,6 +32,12 @@ def masked_mean(x: Float[Array, "batch length dim"], mask: Bool[Array, "batch le
     return (total / jnp.maximum(mask.sum(1, keepdims=True), 1).astype(statistics)).astype(x.dtype)
 
 
+def masked_softmax(scores: Float[Array, "*shape n"], mask: Bool[Array, "*#shape n"]) -> Float[Array, "*shape n"]:
+    """Return the softmax over those of the last axis whose mask is True, and 0 for the others, if need be for all."""
+    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min))
+    return jnp.where(mask, weights, 0)
+
+
 class TokenEmbedding(nnx.Module):
     """A learned vector a token id; 0 for padded tokens, whose ids are never read."""
 
@@ -99,12 +105,7 @@ def attend(
     statistics = statistics_dtype(queries.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=statistics)
     scores = scores / np.sqrt(queries.shape[-1]).astype(statistics)
-    if mask is None:
-        weights = jax.nn.softmax(scores)
-    else:
-        mask = mask[:, None]
-        weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(statistics).min))
-        weights = jnp.where(mask, weights, 0)
+    weights = jax.nn.softmax(scores) if mask is None else masked_softmax(scores, mask[:, None])
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
 
 

@@ -1,11 +1,11 @@
-"""Bag of subwords: the mean of the embeddings of the real tokens, then a small MLP."""
+"""Bag of subwords: a weighted mean of the embeddings of the real tokens, and an MLP if asked for."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from mlresearch.attention import LayerNorm, MLPBlock, TokenEmbedding, masked_mean
+from mlresearch.attention import LayerNorm, MLPBlock, TokenEmbedding, masked_softmax, statistics_dtype
 from mlresearch.dropout import dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
@@ -15,14 +15,17 @@ MLP_SITE = 1  # and one more a layer
 
 
 class Encoder(nnx.Module):
-    """Tokens are subword embeddings; pooled is ``norm(mlp(mean of the embeddings of real tokens))``.
+    """Tokens are subword embeddings; pooled is ``norm(mlp(Σ aₜ xₜ))``, a weighted mean of those of real tokens.
 
-    The MLP is `num_layers` pre-norm residual blocks of width ``mlp_ratio · dim``. The mean of no tokens is 0.
-    Dropout acts on the mean rather than on the tokens, which would take `length` times as many random bits.
+    The weights are ``a = softmax(w)`` over the tokens of a text, where w is a learned number for each entry of the
+    vocabulary: 0 at first, so that all weigh alike, and in time what an inverse document frequency stands for. The MLP
+    is `num_layers` pre-norm residual blocks of width ``mlp_ratio · dim``. The mean of no tokens is 0. Dropout acts on
+    the mean rather than on the tokens, which would take `length` times as many random bits.
 
     Raises `UserError` where the data set has no tokens.
 
-    Source: Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016.
+    Source: Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016 (the mean); Bahdanau et al., "Neural
+    Machine Translation by Jointly Learning to Align and Translate", 2015 (softmax weights, there from the input).
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Encoder(nnx.Module):
         spec: InputSpec,
         *,
         dim: int = 256,
-        num_layers: int = 1,
+        num_layers: int = 0,
         mlp_ratio: int = 1,
         dropout: float = 0.1,
         dtype: DTypeLike,
@@ -43,6 +46,7 @@ class Encoder(nnx.Module):
                 "choose an encoder of features, such as 'mlp'"
             )
         self.embedding = TokenEmbedding(spec.vocab_size, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.log_weights = nnx.Param(jnp.zeros(spec.vocab_size, param_dtype))
         self.layers = nnx.List(
             MLPBlock(
                 dim,
@@ -65,7 +69,10 @@ class Encoder(nnx.Module):
         assert inputs.token_mask is not None
         mask = jnp.asarray(inputs.token_mask)
         tokens = self.embedding(jnp.asarray(inputs.tokens), mask)
-        pooled = dropout(masked_mean(tokens, mask), self.dropout, dropout_keys, EMBEDDING_SITE)
+        log_weights = self.log_weights[...][jnp.where(mask, inputs.tokens, 0)]
+        weights = masked_softmax(log_weights.astype(statistics_dtype(tokens.dtype)), mask)
+        mean = jnp.einsum("bl,bld->bd", weights.astype(tokens.dtype), tokens)
+        pooled = dropout(mean, self.dropout, dropout_keys, EMBEDDING_SITE)
         for layer in self.layers:
             pooled = layer(pooled, dropout_keys=dropout_keys)
         return Encoded(tokens=tokens, token_mask=mask, pooled=self.norm(pooled))
