@@ -1,11 +1,12 @@
 """Baselines of scikit-learn: rows for the tables, scored and recorded by the same code as any other run."""
 
+import abc
 import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import numpy as np
@@ -15,10 +16,10 @@ from scipy import sparse, special
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 
-from mlresearch import workdir
+from mlresearch import environment, workdir
 from mlresearch.config import resolve
 from mlresearch.data import Dataset, Records
-from mlresearch.decisions import ScoredBatch, SplitScores, collect_scores
+from mlresearch.decisions import ScoredBatch, collect_scores
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import fit_decisions, report, stored_predictions
 from mlresearch.files import write_bytes, write_json
@@ -43,15 +44,15 @@ Scores = tuple[Float32[np.ndarray, "examples labels"], Bool[np.ndarray, "example
 """What a baseline says of texts: log-marginals, and the predicted label sets."""
 
 
-class Baseline(Protocol):
-    """What `BASELINES` make of a training split."""
+class Baseline(abc.ABC):
+    """A model fitted to the training split of a data set."""
 
     num_features: int
     num_parameters: int
 
+    @abc.abstractmethod
     def score(self, texts: Sequence[str], description: str) -> Scores:
         """Return the scores of texts, in their order; `description` names the progress bar."""
-        ...
 
 
 def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[str, Any]:
@@ -65,9 +66,9 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
         raise UserError(f"there is no baseline {name!r}{suggest(name, BASELINES)}")
     config = resolve(config)
     acting = {section: config[section].to_dict() for section in ("data", "evaluate")}
-    identity = ConfigDict({"baseline": {"name": name}, "seed": config.seed, **acting})
+    own_config = ConfigDict({"baseline": {"name": name}, "seed": config.seed, **acting})
     folder = Path(folder)
-    workdir.refuse_other(folder, identity)
+    workdir.refuse_other(folder, own_config)
     if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
         return workdir.read_record(folder)
     started = time.time()
@@ -77,12 +78,13 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     baseline = BASELINES[name](dataset, config.seed)
     trained = time.time()
 
-    workdir.claim(folder, identity)
+    workdir.claim(folder, own_config)
     workdir.write_labels(folder, dataset.label_space, hierarchy)
-    validation = score_records(baseline, dataset, "validation")
+    scored = score_records(baseline, dataset, "validation")
+    validation = collect_scores("validation", [scored], dataset.fingerprint)
     decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    test = score_records(baseline, dataset, "test")
-    metrics = {scores.split: report(scores, decisions, hierarchy) for scores in (validation, test)}
+    test = collect_scores("test", [score_records(baseline, dataset, "test")], dataset.fingerprint)
+    metrics = {scores.split: report(scores, None, decisions, hierarchy) for scores in (validation, test)}
 
     write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in decisions.items()})
     if config.evaluate.predictions:
@@ -93,16 +95,18 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     record = {
         "status": "finished",
         "name": name,
-        **workdir.environment(),
+        **environment.describe(),
         "seed": config.seed,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
         "label_space": {"hash": dataset.label_space.hash, "num_labels": dataset.label_space.num_labels},
+        "identity": workdir.identity(dataset, hierarchy, None),
         "inputs": {"vocab_size": None, "num_features": baseline.num_features},
         "examples": {split: len(records) for split, records in dataset.splits.items()},
         "truncated_token_share": dict.fromkeys(dataset.splits, 0.0),
         "num_parameters": baseline.num_parameters,
         "num_steps": None,
         "resumed_at": None,
+        "remarks": [],
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
         "metrics": metrics,
     }
@@ -110,13 +114,11 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     return record
 
 
-def score_records(baseline: Baseline, dataset: Dataset, split: str) -> SplitScores:
-    """Return what a baseline says of every example of a split; "validation" gives `ValidationScores`."""
-    records = dataset.splits[split]
+def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredBatch:
+    """Return what a baseline says of every example of a split, as one batch."""
     log_marginals, mode = baseline.score(texts_of(dataset, split), f"score {split}")
-    labels = records.labels.multi_hot(dataset.label_space.num_labels)
-    batch = ScoredBatch(log_marginals, labels, mode, np.ones(len(records), bool))
-    return collect_scores(split, [batch], dataset.fingerprint)
+    labels = dataset.splits[split].labels.multi_hot(dataset.label_space.num_labels)
+    return ScoredBatch(log_marginals, labels, mode, np.ones(len(labels), bool))
 
 
 def texts_of(dataset: Dataset, split: str) -> tuple[str, ...]:
@@ -157,7 +159,7 @@ class TfIdf:
         return (sparse.hstack(views) * len(views) ** -0.5).tocsr()
 
 
-class NearestDescription:
+class NearestDescription(Baseline):
     """The label set of the nearest training text; for labels that are described by a phrase or more each.
 
     Similarity is the mean of two cosines of tf–idf vectors: of words and pairs of words, and of three and four
@@ -219,8 +221,8 @@ class NearestDescription:
         return log_marginals, mode
 
 
-class OneVsRest:
-    """One logistic regression a label on tf–idf vectors of words and pairs of words: binary relevance without a network.
+class OneVsRest(Baseline):
+    """One logistic regression a label on tf–idf vectors of words and pairs of words: binary relevance.
 
     For each label with examples ``xᵢ`` and ``yᵢ ∈ {0, 1}`` weights w and intercept b minimise
 
@@ -240,12 +242,14 @@ class OneVsRest:
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        self._tfidf = TfIdf(TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), min_df=2, sublinear_tf=True))
+        self._tfidf = TfIdf(
+            TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
+        )
         rows = self._tfidf.fit(texts_of(dataset, "train"))
         records, num_labels = dataset.splits["train"], dataset.label_space.num_labels
         counts = records.labels.counts(num_labels)
         fitted = np.flatnonzero(np.minimum(counts, len(records) - counts) >= MIN_POSITIVES)
-        self.weights = np.zeros((num_labels, rows.shape[1]))
+        self.weights = np.zeros((num_labels, rows.shape[1]), np.float32)
         self.intercepts = special.logit(np.where(2 * counts > len(records), 1 - LEAST_PROBABILITY, LEAST_PROBABILITY))
         classifiers = fit_labels(rows, records, fitted, num_labels, seed)
         for label, classifier in zip(fitted, track(classifiers, "fit one_vs_rest", len(fitted)), strict=True):
@@ -254,7 +258,7 @@ class OneVsRest:
         self.num_parameters = len(fitted) * (rows.shape[1] + 1)
 
     def score(self, texts: Sequence[str], description: str) -> Scores:
-        """Return ``log σ(w · x + b)``, float32, and which labels are over ½; nothing here takes long enough for a bar."""
+        """Return ``log σ(w · x + b)``, float32, and which labels are over ½, in one product that needs no bar."""
         del description
         logits = self._tfidf.rows(texts) @ self.weights.T + self.intercepts
         return special.log_expit(logits).astype(np.float32), logits > 0
@@ -278,7 +282,7 @@ def fit_labels(
 
     # Threads, since the solver lets go of Python's lock and all read the same rows.
     parallel = joblib.Parallel(n_jobs=os.cpu_count(), prefer="threads", return_as="generator")
-    return parallel(joblib.delayed(fit)(label) for label in labels)
+    return parallel(joblib.delayed(fit)(label) for label in labels.tolist())
 
 
 BASELINES: dict[str, Callable[[Dataset, int], Baseline]] = {

@@ -1,8 +1,7 @@
 """Checkpoints of the training state, by Orbax: written beside the last good one, then renamed into place."""
 
-import json
+import warnings
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 import jax
@@ -15,12 +14,13 @@ from mlresearch.step import TrainState
 class Checkpoints:
     """The checkpoints of one run, of which the latest two are kept.
 
-    Next to the state stand facts in JSON (the label space's hash, the step), which `restore` returns as well. The
+    Beside the state stand facts in JSON: the identity of what the run was started on, and the seconds it has taken. The
     place in the data needs no more than the step: the order of an epoch is a function of seed and epoch.
     """
 
     def __init__(self, workdir: Path) -> None:
         absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells of every file
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=2),
@@ -32,29 +32,47 @@ class Checkpoints:
         """The step of the last complete checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, facts: dict[str, Any]) -> None:
+    def save(self, state: TrainState, identity: dict[str, str], seconds: float) -> None:
         """Write a checkpoint in the background; nothing happens if this step has one."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        json.dumps(facts)  # refused here rather than in the background
+        facts = {"identity": identity, "seconds": seconds}
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), facts=ocp.args.JsonSave(facts)),
         )
 
-    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return the latest state, in the shapes and dtypes of `template`, and its facts."""
-        step = self.latest_step
-        if step is None:
-            raise UserError("the run has no checkpoint yet: train it first")
+    def restore(self, template: TrainState, identity: dict[str, str]) -> tuple[TrainState, float]:
+        """Return the latest sound state, in the shapes and dtypes of `template`, and the seconds taken so far.
+
+        A run that was started on something else is a `UserError`, and so is one without a sound checkpoint.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise UserError(f"{self._workdir}: the run has no checkpoint yet; train it first")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(template))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()),
-        )
-        leaves = jax.tree.leaves(restored["state"])
-        return jax.tree.unflatten(jax.tree.structure(template), leaves), restored["facts"]
+        for step in steps:
+            try:
+                only_facts = ocp.args.Composite(facts=ocp.args.JsonRestore())
+                facts = self._manager.restore(step, args=only_facts)["facts"]
+            except (ValueError, OSError, KeyError) as error:
+                warnings.warn(f"{self._workdir}: the checkpoint of step {step} is damaged: {error}", stacklevel=2)
+                continue
+            changed = sorted(name for name in identity if facts["identity"].get(name) != identity[name])
+            if changed:
+                raise UserError(
+                    f"{self._workdir}: the run was started on another {' and another '.join(changed)}; "
+                    "give a new --workdir"
+                )
+            try:
+                only_state = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                leaves = jax.tree.leaves(self._manager.restore(step, args=only_state)["state"])
+            except (ValueError, OSError, KeyError) as error:
+                warnings.warn(f"{self._workdir}: the checkpoint of step {step} is damaged: {error}", stacklevel=2)
+                continue
+            return jax.tree.unflatten(jax.tree.structure(template), leaves), facts["seconds"]
+        raise UserError(f"{self._workdir}: none of the checkpoints can be read; train again in a new --workdir")
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -39,15 +39,18 @@ def main(argv: list[str]) -> int:
         if argv[0] not in COMMANDS:
             raise UserError(f"there is no command {argv[0]!r}{suggest(argv[0], COMMANDS)}")
         return COMMANDS[argv[0]](argv)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, flags.Error) as error:
         print(f"mlresearch {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"mlresearch {argv[0]}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"mlresearch {argv[0]}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def run() -> None:
@@ -59,11 +62,11 @@ def train(argv: list[str]) -> int:
     """Train, evaluate and record one run."""
     from ml_collections import config_flags
 
-    from mlresearch.config import check_key
+    from mlresearch.config import check_acting, check_key
 
-    for word in argv:
-        if word.startswith("--config."):
-            check_key(word.removeprefix("--config.").partition("=")[0])
+    given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
+    for key in given:
+        check_key(key)
 
     from mlresearch.results import markdown, row
 
@@ -77,13 +80,13 @@ def train(argv: list[str]) -> int:
         values.config.keys()
     except OSError as error:  # kept back by ml_collections until the config is used
         raise UserError(f"cannot load the config: {str(error).split('Attempted', 1)[-1].strip()}") from None
-    signal.signal(signal.SIGTERM, _interrupt)
+    check_acting(values.config, given)
 
     from mlresearch.train import train as train_run
 
-    record = train_run(values.config, _workdir(values))
+    record = train_run(values.config, _workdir(values), stop=_stop_on_signal())
     print(markdown([row(record)]))
-    for remark in record["remarks"]:
+    for remark in record.get("remarks", []):
         print(remark)
     return 0
 
@@ -130,6 +133,8 @@ def predict(argv: list[str]) -> int:
         raise UserError("give either --text or --input")
     if (values.input is None) != (values.output is None):
         raise UserError("--input and --output go together")
+    if values.output is not None and (not Path(values.output).parent.is_dir() or Path(values.output).is_dir()):
+        raise UserError(f"--output={values.output} is no file in a folder that there is")
     texts = [values.text] if values.input is None else _read_texts(Path(values.input))
 
     from mlresearch.predict import Run
@@ -181,20 +186,23 @@ def doctor(argv: list[str]) -> int:
     import platform
     import shutil
 
-    from mlresearch import workdir
+    from mlresearch import environment
 
     missing = []
     print(f"python       {platform.python_version()}, {os.cpu_count()} cores")
-    for package in (*workdir.PACKAGES, "array-record", "scikit-learn", "simple-icd-10-cm"):
+    for package in environment.PACKAGES:
         try:
             print(f"{package:20} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(f"the package {package}: pip install {package}")
-    import jax
+    try:
+        import jax
 
-    for device in jax.devices():
-        print(f"device       {device.id}: {device.device_kind} ({device.platform})")
-    data_dir = workdir.default_data_dir()
+        for device in jax.devices():
+            print(f"device       {device.id}: {device.device_kind} ({device.platform})")
+    except (ImportError, RuntimeError, AssertionError) as error:  # each says in its own way that JAX has no device
+        missing.append(f"a device that JAX can use: {' '.join(str(error).split()) or 'JAX gives no reason'}")
+    data_dir = environment.default_data_dir()
     prepared = sorted(path.parent for path in data_dir.glob("*/*/*/decoded.npz"))
     print(f"data sets    in {data_dir}{'' if prepared else ': none prepared yet'}")
     for path in prepared:
@@ -251,8 +259,21 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     return rest[1:]
 
 
-def _interrupt(signal_number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _stop_on_signal() -> Callable[[], bool]:
+    """Return whether Ctrl-C or SIGTERM came: the first asks to stop after the step, the second stops at once.
+
+    Stopping in the middle of a step, or while a checkpoint is being written, would lose what the first stop keeps.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return lambda: bool(asked)
 
 
 def _read_texts(path: Path) -> list[str]:

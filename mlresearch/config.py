@@ -3,15 +3,18 @@
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from mlresearch import data
-from mlresearch.decisions import check_threshold_search
+from mlresearch.data.text import ALGORITHMS
+from mlresearch.decisions import GRID, check_threshold_search
 from mlresearch.errors import UserError, suggest
 
 GIVEN = ("self", "rngs", "dtype", "param_dtype")
@@ -69,7 +72,7 @@ def base_config() -> ConfigDict:
             "evaluate": {
                 "batch_size": 256,
                 "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
-                "threshold_grid": (0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70),
+                "threshold_grid": GRID,
                 "predictions": True,  # write predictions_<split>.npz
             },
             "parallel": {
@@ -113,41 +116,54 @@ def _package(kind: str) -> str:
     return f"mlresearch.{'losses' if kind == 'loss' else kind + 's'}"
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-    """Check a config and return it frozen, with the options of the chosen parts alone.
-
-    A name that does not exist, a value that is not among an option's choices or out of range, and an option set for
-    a part that is not chosen (it would not act) are `UserError`s.
-    """
-    base = base_config()
-    resolved = ConfigDict(json.loads(config.to_json()))
-    for kind in PARTS:
-        chosen = config[kind].name
-        hints = typing.get_type_hints(part_class(kind, chosen).__init__)
-        for option, value in config[kind].get(chosen, {}).items():
-            choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
-            if choices and value not in choices:
-                raise UserError(f"config.{kind}.{chosen}.{option} is {value!r}{suggest(value, choices)}")
-        _prune(resolved[kind], base[kind], kind, chosen, part_names(kind))
-    source = config.data.name.partition("/")[0]
-    data.options(source)  # refuses an unknown source
-    _prune(resolved.data, base.data, "data", source, data.sources())
-    _check_values(resolved)
-    return resolved.lock()
-
-
-def _prune(section: ConfigDict, base: ConfigDict, kind: str, chosen: str, names: list[str]) -> None:
-    """Drop the options of all parts but the chosen one; it is an error if they are not the defaults."""
-    for name in names:
-        if name == chosen or name not in section:
-            continue
-        for option, value in section[name].items():
-            if value != base[name][option]:
+def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
+    """Raise `UserError` if one of the keys that the user gave is an option of a part that is not chosen."""
+    for kind in (*PARTS, "data"):
+        chosen = str(config[kind].name).partition("/")[0]
+        for key in given:
+            section, _, rest = key.partition(".")
+            name, _, option = rest.partition(".")
+            if section == kind and option and name != chosen:
                 raise UserError(
-                    f"config.{kind}.{name}.{option} is set, but config.{kind}.name is {section.name!r}: "
+                    f"config.{key} is set, but config.{kind}.name is {config[kind].name!r}: "
                     f"set the name to {name!r} too, or leave the option out"
                 )
-        del section[name]
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Check a config and return it locked, with the options of the chosen parts alone.
+
+    A name or setting that does not exist, a value that is not among an option's choices or out of range are
+    `UserError`s. Options of parts that are not chosen do not act, and are left out.
+    """
+    base = base_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() returned {type(config).__name__}; it must return what base_config() gave it")
+    odd = sorted(set(flatten(to_dict(config))) ^ set(flatten(to_dict(base))))
+    if odd:
+        raise UserError(f"config.{odd[0]} is unknown or missing: start from base_config(), and add or delete nothing")
+    resolved = ConfigDict(to_dict(config))
+    for kind in PARTS:
+        chosen = resolved[kind].name
+        hints = typing.get_type_hints(part_class(kind, chosen).__init__)
+        for option, value in resolved[kind][chosen].items():
+            key = f"config.{kind}.{chosen}.{option}"
+            choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
+            if choices and value not in choices:
+                raise UserError(f"{key} is {value!r}{suggest(value, choices)}")
+            if option == "dropout" and not 0 <= value < 1:
+                raise UserError(f"{key} is {value}; it is a probability below 1")
+            least = 1 if "dim" in option or "ratio" in option or option == "num_heads" else 0
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise UserError(f"{key} is {value}; it must be at least {least}")
+        for name in set(part_names(kind)) - {chosen}:
+            del resolved[kind][name]
+    source = resolved.data.name.partition("/")[0]
+    data.check_name(resolved.data.name)
+    for name in set(data.sources()) - {source}:
+        del resolved.data[name]
+    _check_values(resolved)
+    return resolved.lock()
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -157,11 +173,15 @@ def _check_values(config: ConfigDict) -> None:
         "parallel.mode": ("jit", "pmap"),
         "model.dtype": ("float32", "bfloat16", "float64"),
         "model.param_dtype": ("float32", "bfloat16", "float64"),
+        "text.algorithm": ALGORITHMS,
     }
     for key, known in choices.items():
         value = _at(config, key)
         if value not in known:
             raise UserError(f"config.{key} is {value!r}{suggest(value, known)}")
+    for key, value in flatten(to_dict(config)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{key} is {value}; it must be finite")
     positive = (
         *("train.num_epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_seconds"),
         *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
@@ -176,8 +196,11 @@ def _check_values(config: ConfigDict) -> None:
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
     check_threshold_search(config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    if not 0 <= config.optim.warmup_share < 1:
-        raise UserError(f"config.optim.warmup_share is {config.optim.warmup_share}; it is a share, 0 to below 1")
+    for key in ("optim.warmup_share", "optim.b1", "optim.b2", "optim.momentum"):
+        if not 0 <= _at(config, key) < 1:
+            raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")
+    if config.seed >= 1 << 32:
+        raise UserError(f"config.seed is {config.seed}; it must be below 2³²")
 
 
 def check_key(key: str) -> None:
@@ -219,4 +242,4 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """Return a config in JSON's types."""
-    return json.loads(config.to_json())
+    return json.loads(json.dumps(config.to_dict()))

@@ -62,7 +62,7 @@ def score_split(
         loss += float(scored.loss[batch.mask].sum(dtype=np.float64))
     labels = batches.split.labels.multi_hot(batches.num_labels)
     whole = ScoredBatch(log_marginals, labels, mode, np.ones(total, bool))
-    return collect_scores(split, [whole], fingerprint), loss / total if np.isfinite(loss) else None
+    return collect_scores(split, [whole], f"{fingerprint}/{split}"), loss / total if np.isfinite(loss) else None
 
 
 def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]) -> dict[str, Decision]:

@@ -1,5 +1,6 @@
 """Files written whole or not at all: a crash or a full disk leaves what was there before."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -8,17 +9,28 @@ from typing import Any
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, then rename it into place."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    """Write `content` to a temporary file beside `path`, then rename it into place.
+
+    A link is followed, and what is no ordinary file (a device, a pipe) is written to as it is.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # as if it had been opened, not made for this user alone
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 def write_json(path: str | Path, content: Any) -> None:

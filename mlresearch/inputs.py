@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 from mlresearch import data
 from mlresearch.data.pipeline import Batches, EncodedSplit, encode, length_buckets
 from mlresearch.data.text import Tokenizer
+from mlresearch.environment import default_data_dir
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.workdir import default_data_dir
 
 
 def load_dataset(config: ConfigDict) -> data.Dataset:

@@ -31,10 +31,20 @@ def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(certain, LOGIT_BOUND, jnp.clip(inside - log1mexp(inside), -LOGIT_BOUND, LOGIT_BOUND))
 
 
+@jax.custom_jvp
 def log_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return log log(1 + eˣ), which is x in the limit of small x, where log(1 + eˣ) itself underflows."""
-    small = x < -30.0  # log(1 + eˣ) = eˣ (1 − eˣ/2 + …): the correction is below float64's rounding there
+    """Return log log(1 + eˣ), which is x in the limit of small x, where log(1 + eˣ) itself underflows.
+
+    The slope, σ(x) / log(1 + eˣ), is taken as a difference of logarithms: between 0 and 1 it never overflows.
+    """
+    small = x < -40.0  # log(1 + eˣ) = eˣ (1 − eˣ/2 + …): the correction is below float64's rounding there
     return jnp.where(small, x, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, x))))
+
+
+@log_softplus.defjvp
+def _log_softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value = log_softplus(primals[0])
+    return value, jnp.exp(jax.nn.log_sigmoid(primals[0]) - value) * tangents[0]
 
 
 def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

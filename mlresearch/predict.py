@@ -1,10 +1,12 @@
 """A trained run, loaded: ``mlresearch.load(workdir).predict(texts)``."""
 
+import contextlib
 import dataclasses
-import json
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -14,7 +16,7 @@ from mlresearch.config import part_class
 from mlresearch.data import Records
 from mlresearch.data.pipeline import Batch, Batches, encode, length_buckets
 from mlresearch.data.text import Tokenizer
-from mlresearch.decisions import Decision, SplitScores, decision_from_json
+from mlresearch.decisions import Decision, SplitScores
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import report, score_split
@@ -51,24 +53,26 @@ class Run:
                 f"{self.folder}: the run is {self.record['status']}; train it to its end with the same command"
             )
         self.label_space, self.hierarchy = workdir.read_labels(self.folder)
-        stored = json.loads((self.folder / "decisions.json").read_text())
-        self.decisions: dict[str, Decision] = {name: decision_from_json(stored[name]) for name in stored}
+        self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
         self.tokenizer = None if spec.vocab_size is None else Tokenizer.load(self.folder / "tokenizer.model")
         num_labels = self.label_space.num_labels
         graphdef, params, structure = create_model(self.config, spec, num_labels, self.hierarchy)
         optimizer = make_optimizer(self.config.optim, self.record["num_steps"])
-        checkpoints = Checkpoints(self.folder)
-        try:
-            state, facts = checkpoints.restore(init_state(params, optimizer, self.config.seed))
-        finally:
-            checkpoints.close()
-        if facts["label_space"] != self.label_space.hash:
-            raise UserError(f"{self.folder}: labels.txt does not hold the labels that the model was trained on")
+        # The data set need not be there any more, so its fingerprint is taken as recorded.
+        tokenizer = b"" if self.tokenizer is None else self.tokenizer.model
+        identity = {
+            "data set": self.record["data"]["fingerprint"],
+            **workdir.label_identity(self.label_space, self.hierarchy),
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        }
+        with contextlib.closing(Checkpoints(self.folder)) as checkpoints:
+            state, _ = checkpoints.restore(init_state(params, optimizer, self.config.seed), identity)
         loss = part_class("loss", self.config.loss.name)(**self.config.loss[self.config.loss.name])
-        self._parallel = Parallel(
-            self.config.parallel.mode, self.config.parallel.num_devices, self.config.evaluate.batch_size
-        )
+        # Prediction needs no particular layout: as many devices as there are here and as divide the batch.
+        size = self.config.evaluate.batch_size
+        count = max(n for n in range(1, len(jax.devices()) + 1) if size % n == 0)
+        self._parallel = Parallel("jit", count, size)
         self._params, self._structure = self._parallel.replicate((state.params, structure))
         self._eval_step = self._parallel.compile_eval(make_eval_step(graphdef, loss, num_labels))
 
@@ -88,6 +92,9 @@ class Run:
             raise UserError(f"{self.folder}: the run was trained on features, not on texts")
         if not texts:
             raise UserError("there is no text to predict labels of")
+        for number, text in enumerate(texts, 1):
+            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UserError(f"text {number} is not Unicode: {text[:40]!r}")
         none = LabelSets.from_rows([()] * len(texts))
         records = Records(texts=tuple(texts), features=None, labels=none, keys=("",) * len(texts))
         split = encode(records, self.tokenizer, self.config.text.max_length)
@@ -115,7 +122,7 @@ class Run:
         """
         scores = self.score_texts(texts)
         on = self.decision(decision).apply(scores)
-        listed = on | (scores.log_marginals >= np.log(min_probability))
+        listed = on | (np.exp(scores.log_marginals) >= min_probability)
         names, descriptions = self.label_space.names, self.label_space.descriptions
         return [
             [

@@ -143,8 +143,9 @@ settle.defvjp(lambda x, index: (parent_minimum(x, index), None), lambda _, cotan
 def descendant_maximum(x: Float[Array, "labels batch"], index: HierarchyIndex) -> Float[Array, "labels batch"]:
     """Return the maximum over each label and its descendants, on any DAG (a maximum may meet a value twice).
 
-    The gradient goes to the label where the maximum was found, and in equal parts to all of them where several tie. It
-    is written by hand, one pass from the roots down: XLA's own for a chain of segment maxima took ten times as long.
+    The gradient goes to the label where the maximum was found; where a label and children of it tie, in equal parts to
+    each of them, and on from there. It is written by hand, one pass from the roots down: XLA's own, for a chain of
+    segment maxima, took ten times as long.
     """
     for edges in index.upward:
         children = segment_max(x[edges.sources], edges.segments, edges.targets.shape[0])

@@ -19,8 +19,8 @@ NO_FAILURE = -1
 class TrainState:
     """All that changes while training, and the seed of its randomness.
 
-    failed_step: the first step whose loss or gradient was not finite, −1 if there is none. From that step on the
-    state stands still, so that nothing that is not finite is ever kept.
+    failed_step: the first step whose loss, gradient or update was not finite, −1 if there is none. From that step on
+    the state stands still, so that nothing that is not finite is ever kept.
     """
 
     params: PyTree
@@ -98,12 +98,13 @@ def make_train_step(
 
         loss, gradient = sum_over_devices(jax.value_and_grad(mean_loss)(state.params))
         gradient_norm = optax.tree.norm(gradient)
-        failed = ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
-        failed_step = jnp.where((state.failed_step < 0) & failed, state.step, state.failed_step)
-
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # Finite gradients may still make what is not: all that would be kept is looked at.
+        outcome = (loss, gradient_norm, params, opt_state)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome)]).all()
+        failed_step = jnp.where((state.failed_step < 0) & ~finite, state.step, state.failed_step)
         moved = TrainState(params, opt_state, state.step + 1, failed_step, state.seed)
         stood = TrainState(state.params, state.opt_state, state.step, failed_step, state.seed)
         kept = jax.tree.map(lambda new, old: jnp.where(failed_step < 0, new, old), moved, stood)

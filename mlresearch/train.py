@@ -5,8 +5,9 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlresearch import workdir
+from mlresearch import environment, workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class, resolve
 from mlresearch.data import Dataset
@@ -24,6 +25,7 @@ from mlresearch.decisions import Decision, GlobalThreshold
 from mlresearch.errors import UserError
 from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
 from mlresearch.files import write_bytes, write_json
+from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
@@ -33,13 +35,18 @@ from mlresearch.step import NO_FAILURE, Scored, init_state, make_eval_step, make
 
 
 class NonFiniteError(UserError):
-    """Raised where a loss or gradient was not finite; the state before that step is what is kept."""
+    """Raised where a loss, gradient or update was not finite; the state before that step is what is kept."""
 
 
-def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+class Stopped(KeyboardInterrupt):
+    """Raised after the step in which `stop` asked for it; the state after that step is what is kept."""
+
+
+def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Train, evaluate and record one run in `folder`, or go on where it was left; returns the run record.
 
-    A finished run is returned as it is. A config that cannot work, or another one than the folder's, is a `UserError`.
+    stop: asked after every step; where it says True, a checkpoint is written and `Stopped` raised. A finished run is
+    returned as it is. A config that cannot work, or another one than the folder's, is a `UserError`.
     """
     config = resolve(config)
     folder = Path(folder)
@@ -47,6 +54,9 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
         return workdir.read_record(folder)
     started = time.time()
+    parallel = Parallel(
+        config.parallel.mode, config.parallel.num_devices, config.train.batch_size, config.evaluate.batch_size
+    )
 
     # Data
     dataset = load_dataset(config)
@@ -63,82 +73,80 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     num_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     optimizer = make_optimizer(config.optim, num_steps)
     label_loss = part_class("loss", config.loss.name)(**config.loss[config.loss.name])
-    parallel = Parallel(
-        config.parallel.mode, config.parallel.num_devices, config.train.batch_size, config.evaluate.batch_size
-    )
     train_step = parallel.compile_train(
         make_train_step(graphdef, optimizer, label_loss, num_labels, parallel.axis_name)
     )
     eval_step = parallel.compile_eval(make_eval_step(graphdef, label_loss, num_labels))
 
     # The folder, and where the run stands
-    workdir.claim(folder, config)
-    workdir.write_labels(folder, dataset.label_space, hierarchy)
-    if tokenizer is not None:
-        tokenizer.save(folder / "tokenizer.model")
-    facts = {"label_space": dataset.label_space.hash, "data": dataset.fingerprint}
-    checkpoints = Checkpoints(folder)
+    identity = workdir.identity(dataset, hierarchy, tokenizer)
     state = init_state(params, optimizer, config.seed)
-    if checkpoints.latest_step is not None:
-        state, saved = checkpoints.restore(state)
-        if saved != facts:
-            raise UserError(f"{folder}: the data set is not the one this run was started on; give a new --workdir")
-        state = dataclasses.replace(state, failed_step=jnp.full((), NO_FAILURE, jnp.int32))  # it may work now
-    first = int(state.step)
-    log = MetricsLog(folder / "metrics.jsonl", first)
-    record = {
-        "status": "running",
-        "name": run_name(config),
-        **workdir.environment(),
-        "seed": config.seed,
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
-        "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
-        "inputs": dataclasses.asdict(spec),
-        "examples": {name: len(split) for name, split in splits.items()},
-        "truncated_token_share": {
-            name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()
-        },
-        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "num_steps": num_steps,
-        "resumed_at": first or None,
-        "seconds": {},
-    }
-    write_json(folder / "run.json", record)
+    workdir.claim(folder, config)
+    with contextlib.ExitStack() as resources:
+        resources.enter_context(workdir.hold(folder))
+        checkpoints = resources.enter_context(contextlib.closing(Checkpoints(folder)))
+        before = 0.0  # seconds that earlier sessions of this run took
+        if checkpoints.latest_step is not None:
+            state, before = checkpoints.restore(state, identity)
+            state = dataclasses.replace(state, failed_step=jnp.full((), NO_FAILURE, jnp.int32))  # it may work now
+        workdir.write_labels(folder, dataset.label_space, hierarchy)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer.model")
+        first = int(state.step)
+        log = resources.enter_context(contextlib.closing(MetricsLog(folder / "metrics.jsonl", first)))
+        record = {
+            "status": "running",
+            "name": run_name(config),
+            **environment.describe(),
+            "seed": config.seed,
+            "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
+            "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
+            "identity": identity,
+            "inputs": dataclasses.asdict(spec),
+            "examples": {name: len(split) for name, split in splits.items()},
+            "truncated_token_share": {
+                name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()
+            },
+            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "num_steps": num_steps,
+            "resumed_at": first or None,
+            "seconds": {},
+        }
+        write_json(folder / "run.json", record)
 
-    # Steps
-    state, structure = parallel.replicate(state), parallel.replicate(structure)
-    waiting: list[Any] = []  # metrics still on the device: reading them would hold up the next step
-    saved_at = time.monotonic()
+        # Steps
+        state, structure = parallel.replicate(state), parallel.replicate(structure)
+        waiting: list[Any] = []  # metrics still on the device: reading them would hold up the next step
+        saved_at = time.monotonic()
 
-    def score(batch: Batch) -> Scored:
-        return parallel.gather(eval_step(state.params, structure, parallel.shard(batch)))
+        def score(batch: Batch) -> Scored:
+            return parallel.gather(eval_step(state.params, structure, parallel.shard(batch)))
 
-    def settle(step: int) -> None:
-        """Read what the device has computed up to `step`, and stop if it was not finite."""
-        failed = int(parallel.fetch(state).failed_step)
-        if failed >= 0:
-            [batch] = _steps(batches["train"], config.seed, failed, failed + 1)
-            losses = jax.device_get(score(batch)).loss
-            raise NonFiniteError(
-                f"the loss or its gradient was not finite at step {failed}; the state before it is kept in {folder}. "
-                + _explain(batch, losses, dataset, record["name"])
-            )
-        values = jax.device_get(waiting)
-        waiting.clear()
-        if values:
-            log.write(
-                {
-                    "step": step,
-                    "epoch": step / steps_per_epoch,
-                    "train_loss": float(np.mean([value.loss for value in values])),
-                    "gradient_norm": float(np.mean([value.gradient_norm for value in values])),
-                }
-            )
+        def settle(step: int) -> None:
+            """Read what the device has computed up to `step`, log it, and stop if it was not finite."""
+            failed = int(parallel.fetch(state).failed_step)
+            finite = [value for value in jax.device_get(waiting) if np.isfinite(value.loss + value.gradient_norm)]
+            waiting.clear()
+            if finite:  # every step is in one line; a checkpoint or a stop may end one early
+                log.write(
+                    {
+                        "step": step if failed < 0 else failed,
+                        "epoch": (step if failed < 0 else failed) / steps_per_epoch,
+                        "train_loss": float(np.mean([value.loss for value in finite])),
+                        "gradient_norm": float(np.mean([value.gradient_norm for value in finite])),
+                    }
+                )
+            if failed >= 0:
+                [batch] = _steps(batches["train"], config.seed, failed, failed + 1)
+                losses = jax.device_get(score(batch)).loss
+                raise NonFiniteError(
+                    f"loss, gradient or update was not finite at step {failed}; {folder} keeps the state before it. "
+                    + _explain(batch, losses, dataset, record["name"])
+                )
 
-    def save() -> None:
-        checkpoints.save(parallel.fetch(state), facts)
+        def save() -> None:
+            checkpoints.save(parallel.fetch(state), identity, before + time.time() - started)
 
-    with contextlib.closing(checkpoints), contextlib.closing(log):
         try:
             upcoming = _steps(batches["train"], config.seed, first, num_steps)
             for step, batch in enumerate(track(upcoming, f"train {record['name']}", num_steps, first), first + 1):
@@ -146,22 +154,37 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
                 waiting.append(parallel.fetch(metrics))
                 if step % config.train.log_every_steps == 0 or step == num_steps:
                     settle(step)
-                if time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
+                if time.monotonic() - saved_at > config.train.checkpoint_every_seconds or stop():
                     settle(step)
                     save()
                     saved_at = time.monotonic()
+                if stop():
+                    raise Stopped
             save()
-        except KeyboardInterrupt:
-            if not jax.tree.leaves(state)[0].is_deleted():  # or else the interrupt fell into the middle of a step
-                save()
+        except Stopped:
             write_json(folder / "run.json", record | {"status": "interrupted"})
             raise
         except NonFiniteError as error:
             save()
             write_json(folder / "run.json", record | {"status": "failed", "error": str(error)})
             raise
-    trained = time.time()
+        trained = before + time.time() - started
+        return _conclude(config, folder, dataset, splits, batches, hierarchy, score, record, trained)
 
+
+def _conclude(
+    config: ConfigDict,
+    folder: Path,
+    dataset: Dataset,
+    splits: dict[str, EncodedSplit],
+    batches: dict[str, Batches],
+    hierarchy: LabelHierarchy | None,
+    score: Callable[[Batch], Scored],
+    record: dict[str, Any],
+    trained: float,
+) -> dict[str, Any]:
+    """Score validation, fit the decisions on it, score test once, and write the record; `trained` is in seconds."""
+    began = time.time()
     # Validation, decisions, test once
     validation, validation_loss = score_split(score, batches["validation"], "validation", dataset.fingerprint)
     decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
@@ -177,7 +200,7 @@ def train(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     record |= {
         "status": "finished",
         "remarks": _remarks(splits, decisions),
-        "seconds": {"train": trained - started, "evaluate": time.time() - trained},
+        "seconds": {"train": trained, "evaluate": time.time() - began},
         "metrics": {
             "validation": report(validation, validation_loss, decisions, hierarchy),
             "test": report(test, test_loss, decisions, hierarchy),
@@ -234,10 +257,16 @@ class MetricsLog:
 
     def __init__(self, path: Path, first: int) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        # The last line may be half written.
-        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= first]
-        write_bytes(path, "".join(kept).encode())
+        write_bytes(path, "".join(line for line in lines if self._step(line) <= first).encode())
         self._file = path.open("a")
+
+    @staticmethod
+    def _step(line: str) -> float:
+        """Return the step of a line, infinity if the line is damaged or half written."""
+        try:
+            return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+        except (ValueError, KeyError, TypeError):
+            return math.inf
 
     def write(self, values: dict[str, int | float]) -> None:
         """Append a line, on disk at once."""

@@ -1,44 +1,28 @@
 """A run's folder: what lies in it, and who may continue it."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import platform
-import subprocess
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch.config import differences, flatten, to_dict
+from mlresearch.data import Dataset
+from mlresearch.data.text import Tokenizer
+from mlresearch.decisions import Decision, decision_from_json
 from mlresearch.errors import UserError
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSpace
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tensorflow-datasets",
-    "sentencepiece",
-)
-"""Packages whose versions a run records."""
-
 MAY_CHANGE = ("parallel.", "data.dir", "train.log_every_steps", "train.checkpoint_every_seconds")
 """Settings that may differ when a run goes on: they do not change what it computes."""
-
-
-def default_data_dir() -> Path:
-    """Return where prepared data sets lie unless the config says otherwise."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("MLRESEARCH_DATA_DIR") or f"{cache}/mlresearch/data").expanduser()
 
 
 def refuse_other(workdir: Path, config: ConfigDict) -> None:
@@ -66,23 +50,63 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if not key.startswith(MAY_CHANGE)}
 
 
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Keep the folder for this process; a `UserError` if another one is at work in it."""
+    with (workdir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{workdir}: process {file.read().strip()} is at work in this folder") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def identity(dataset: Dataset, hierarchy: LabelHierarchy | None, tokenizer: Tokenizer | None) -> dict[str, str]:
+    """Return hashes of what a run is started on, without which its parameters mean nothing."""
+    return {
+        "data set": dataset.fingerprint,
+        **label_identity(dataset.label_space, hierarchy),
+        "tokenizer": hashlib.sha256(b"" if tokenizer is None else tokenizer.model).hexdigest(),
+    }
+
+
+def label_identity(label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> dict[str, str]:
+    """Return hashes of the labels and of their hierarchy."""
+    edges = b"" if hierarchy is None else hierarchy.children.tobytes() + hierarchy.parents.tobytes()
+    return {"label space": label_space.hash, "hierarchy": hashlib.sha256(edges).hexdigest()}
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """Return the config of a run; a folder without one is a `UserError`."""
-    return ConfigDict(_read_json(workdir, "config.json"))
+    return ConfigDict(_read_json(workdir, "config.json", "data", "seed"))
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
     """Return the run record; a folder without one is a `UserError`."""
-    return _read_json(workdir, "run.json")
+    return _read_json(workdir, "run.json", "status", "name", "seconds", "data", "inputs", "num_steps")
 
 
-def _read_json(workdir: Path, name: str) -> Any:
+def read_decisions(workdir: Path) -> dict[str, Decision]:
+    """Return the decisions that the run has fitted, by name; a folder without them is a `UserError`."""
+    stored = _read_json(workdir, "decisions.json", "mode", "half")
+    return {name: decision_from_json(stored[name]) for name in stored}
+
+
+def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:
     try:
-        return json.loads((workdir / name).read_text())
-    except FileNotFoundError:
+        content = json.loads((workdir / name).read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run: there is no {name} in it") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{workdir / name} is damaged: line {error.lineno}: {error.msg}") from None
+    missing = set(needed) - set(content) if isinstance(content, dict) else {"an object"}
+    if missing:
+        raise UserError(f"{workdir / name} is damaged: it lacks {', '.join(sorted(missing))}")
+    return content
 
 
 def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> None:
@@ -102,50 +126,17 @@ def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarc
 def read_labels(workdir: Path) -> tuple[LabelSpace, LabelHierarchy | None]:
     """Return what `write_labels` wrote."""
     try:
-        rows = [line.split("\t") for line in (workdir / "labels.txt").read_text().splitlines()]
-    except FileNotFoundError:
+        rows = [line.split("\t") for line in (workdir / "labels.txt").read_text().split("\n")[:-1]]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run: there is no labels.txt in it") from None
+    bad = [number for number, row in enumerate(rows, 1) if len(row) != 2]
+    if bad or not rows:
+        raise UserError(f"{workdir / 'labels.txt'} is damaged: line {[*bad, 1][0]} is not a name, a tab, a description")
     names, descriptions = zip(*rows, strict=True)
     label_space = LabelSpace(names, descriptions)
     path = workdir / "parents.txt"
     if not path.exists():
         return label_space, None
-    pairs = [line.split("\t") for line in path.read_text().splitlines()]
+    pairs = [line.split("\t") for line in path.read_text().split("\n")[:-1]]
     edges = np.array([[label_space.id(name) for name in pair] for pair in pairs], np.int32)
     return label_space, LabelHierarchy.from_edges(names, edges)
-
-
-def environment() -> dict[str, Any]:
-    """Return what a reader needs to know of where a run ran: code, versions, devices."""
-    return {
-        "code_hash": code_hash(),
-        "git": _git(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "platform": jax.default_backend(),
-        "cpu_count": os.cpu_count(),
-    }
-
-
-def code_hash() -> str:
-    """Return the hexadecimal SHA-256 of the package's source files and, in a checkout, of the lock file."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    lock = package.parent / "requirements.lock"
-    for path in [*sorted(package.rglob("*.py")), *([lock] if lock.exists() else [])]:
-        digest.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _git() -> dict[str, Any] | None:
-    """Return the commit and whether the tree differs from it; None outside a checkout."""
-
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

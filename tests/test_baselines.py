@@ -40,15 +40,22 @@ def dataset():
     return Dataset("words", splits, LabelSpace(NAMES, NAMES), PARENTS, "fingerprint", {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(data_dir):
     config = base_config()
     config.data.name = "tiny/sets"
     config.data.dir = str(data_dir)
     config.text.vocab_size = 80
+    config.text.num_buckets = 1
     config.encoder.bag.dim = 8
     config.train.num_epochs = 1.0
     return config
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """The record of a run of `train`, to compare with."""
+    return train(config, tmp_path_factory.mktemp("runs") / "run")
 
 
 def cosines(train_texts, texts):
@@ -71,7 +78,7 @@ def test_nearest_description_is_the_brute_force_neighbour(dataset):
     for number in range(len(texts)):
         best = similarity[number].max()
         # Texts that are as near have the same words, but perhaps other labels: any of theirs will do.
-        nearest = [tuple(labels.row(at)) for at in np.flatnonzero(similarity[number] > best - 1e-6)]
+        nearest = [tuple(labels.row(at)) for at in np.flatnonzero(similarity[number] > best - 1e-6).tolist()]
         assert tuple(np.flatnonzero(mode[number])) in nearest
         for label in range(len(NAMES)):
             having = [similarity[number, at] for at in range(len(labels)) if label in labels.row(at)]
@@ -138,9 +145,8 @@ def test_one_vs_rest_gives_the_same_weights_for_the_same_seed(dataset):
 
 
 @pytest.mark.parametrize("name", list(mlresearch.baselines.BASELINES))
-def test_a_baseline_is_recorded_like_a_run(config, tmp_path, name):
+def test_a_baseline_is_recorded_like_a_run(config, run, tmp_path, name):
     record = train_baseline(name, config, tmp_path / name)
-    run = train(config, tmp_path / "run")
     assert record.keys() == run.keys()
     for split, groups in run["metrics"].items():
         assert record["metrics"][split].keys() == groups.keys()
@@ -178,8 +184,10 @@ def test_a_misspelt_name_suggests(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_data_set_without_texts_is_refused(config, tmp_path):
+def test_a_data_set_without_texts_is_refused(data_dir, tmp_path):
+    config = base_config()
     config.data.name = "points"
+    config.data.dir = str(data_dir)
     with pytest.raises(UserError, match="has none"):
         train_baseline("one_vs_rest", config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

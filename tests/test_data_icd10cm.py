@@ -205,9 +205,7 @@ def test_every_inclusion_term_is_kept_or_counted(terms, xml):
 
 
 def test_splits_share_no_text_and_halve_the_terms(terms):
-    texts = {
-        split: {icd10cm.normalise(text) for text in records.texts} for split, records in terms.splits.items()
-    }
+    texts = {split: {icd10cm.normalise(text) for text in records.texts} for split, records in terms.splits.items()}
     assert not texts["train"] & texts["validation"]
     assert not texts["train"] & texts["test"]
     assert not texts["validation"] & texts["test"]
@@ -225,8 +223,7 @@ def test_no_evaluation_example_repeats_another(terms):
     for split in ("validation", "test"):
         records = terms.splits[split]
         examples = [
-            (icd10cm.normalise(text), tuple(records.labels.row(number)))
-            for number, text in enumerate(records.texts)
+            (icd10cm.normalise(text), tuple(records.labels.row(number))) for number, text in enumerate(records.texts)
         ]
         assert len(set(examples)) == len(examples)
         ambiguous = len(examples) - len({text for text, _ in examples})
@@ -377,9 +374,7 @@ def can_be_made(text, codes, phrases):
             return True
         if rest != text and len(codes) > 1:
             for connector in icd10cm.CONNECTORS:
-                if rest.startswith(connector) and can_be_made(
-                    rest.removeprefix(connector), codes[1:], phrases
-                ):
+                if rest.startswith(connector) and can_be_made(rest.removeprefix(connector), codes[1:], phrases):
                     return True
     return False
 
@@ -427,10 +422,7 @@ def test_a_seed_gives_the_same_bytes_on_any_machine(encounters, tmp_path):
 
 def test_another_seed_gives_other_notes(cooccurrence, terms, position):
     phrases = {
-        split: [
-            icd10cm.Phrase(text, position[code])
-            for text, code in zip(records.texts, records.keys, strict=True)
-        ]
+        split: [icd10cm.Phrase(text, position[code]) for text, code in zip(records.texts, records.keys, strict=True)]
         for split, records in terms.splits.items()
     }
     sizes = dict.fromkeys(terms.splits, 5)
@@ -444,8 +436,6 @@ def test_a_note_that_another_split_has_is_drawn_anew():
     nodes = [icd10cm.Node("A00", "A00", "category", None, {})]
     pools = {"train": ["a"], "validation": ["A.", "b"], "test": ["c"]}
     phrases = {split: [icd10cm.Phrase(text, 0) for text in texts] for split, texts in pools.items()}
-    examples, redrawn = icd10cm.draw_notes(
-        icd10cm.Cooccurrence(nodes), phrases, dict.fromkeys(pools, 20), seed=0
-    )
+    examples, redrawn = icd10cm.draw_notes(icd10cm.Cooccurrence(nodes), phrases, dict.fromkeys(pools, 20), seed=0)
     assert {example.text for example in examples["validation"]} == {"b"}
     assert redrawn > 0

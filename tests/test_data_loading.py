@@ -143,9 +143,7 @@ def changed_value(content: bytes) -> bytes:
     return content[:at] + b"ood" + content[at + 3 :]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: b"", lambda content: content[: len(content) // 2], changed_value]
-)
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2], changed_value])
 def test_a_damaged_array_file_is_made_again(tmp_path, damage):
     first = mlresearch.data.load("numeric", {}, tmp_path)
     (stored,) = files(tmp_path, "*.npz")
@@ -198,9 +196,7 @@ def test_an_option_that_does_not_act_on_the_subset_changes_no_folder(tmp_path):
 
 
 def test_the_same_content_prepared_twice_has_one_fingerprint(tmp_path):
-    fingerprints = {
-        mlresearch.data.load("textual/good", {}, tmp_path / folder).fingerprint for folder in "ab"
-    }
+    fingerprints = {mlresearch.data.load("textual/good", {}, tmp_path / folder).fingerprint for folder in "ab"}
     assert len(fingerprints) == 1
 
 

@@ -50,9 +50,7 @@ def test_closure_and_levels_equal_brute_force(num_labels, seed, forest):
 
 
 def test_cycle_is_printed():
-    with pytest.raises(
-        UserError, match=r"'label\d' -> 'label\d' -> 'label\d' -> 'label\d' form a cycle"
-    ) as caught:
+    with pytest.raises(UserError, match=r"'label\d' -> 'label\d' -> 'label\d' -> 'label\d' form a cycle") as caught:
         LabelHierarchy.from_edges(names(6), np.array([(0, 1), (1, 2), (2, 3), (3, 1), (4, 0), (5, 2)]))
     cycle = str(caught.value)
     assert not any(outside in cycle for outside in ("label0", "label4", "label5"))

@@ -49,9 +49,7 @@ def random_cases(seed: int, cases: int):
 def sklearn_label_metrics(labels, preds):
     num_labels = labels.shape[1]
     expected = {"hamming_loss": hamming_loss(labels, preds), "subset_accuracy": accuracy_score(labels, preds)}
-    if (
-        num_labels == 1
-    ):  # scikit-learn reads one column as two classes; `labels=` below ignores the second column
+    if num_labels == 1:  # scikit-learn reads one column as two classes; `labels=` below ignores the second column
         labels, preds = (np.pad(cells, [(0, 0), (0, 1)]) for cells in (labels, preds))
 
     def add(pattern, average, columns, zero_division=0):
@@ -81,15 +79,9 @@ def test_label_metrics_equal_scikit_learn():
     for labels, preds, _ in random_cases(1, 200):
         actual = label_metrics(preds, labels, None)
         expected = sklearn_label_metrics(labels, preds)
-        assert {name: actual[name] for name in expected} == pytest.approx(
-            expected, rel=TOLERANCE, abs=TOLERANCE
-        )
-        assert actual["label_cardinality"] == pytest.approx(
-            np.mean([row.sum() for row in labels]), rel=TOLERANCE
-        )
-        assert actual["predicted_cardinality"] == pytest.approx(
-            np.mean([row.sum() for row in preds]), rel=TOLERANCE
-        )
+        assert {name: actual[name] for name in expected} == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
+        assert actual["label_cardinality"] == pytest.approx(np.mean([row.sum() for row in labels]), rel=TOLERANCE)
+        assert actual["predicted_cardinality"] == pytest.approx(np.mean([row.sum() for row in preds]), rel=TOLERANCE)
         assert actual["num_labels_absent"] == sum(not column.any() for column in labels.T)
         assert actual["num_examples"] == len(labels)
         seen["empty row"] += not labels.any(axis=1).all()
@@ -105,9 +97,7 @@ def test_label_metrics_of_thousands_of_cases_equal_scikit_learn():
     # as its columns, `average=None` gives the micro, the example-wise and the label-wise values.
     rng = np.random.default_rng(6)
     for shape in [(1, 1), (1, 5), (7, 1), (2, 2), (3, 4), (5, 3), (8, 6), (12, 5)]:
-        labels, preds = (
-            rng.random((300, *shape)) < densities_of_rows_or_columns(rng, 300, shape) for _ in "ab"
-        )
+        labels, preds = (rng.random((300, *shape)) < densities_of_rows_or_columns(rng, 300, shape) for _ in "ab")
 
         def judged(columns, zero_division, labels=labels, preds=preds):
             rows = [axis for axis in range(3) if axis not in columns]
@@ -179,9 +169,7 @@ def test_hand_worked_example():
     labels = np.array([[1, 1, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
     preds = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
     # Scores in the order of labels; example 2 ties all three.
-    scores = np.log(
-        np.array([[0.9, 0.4, 0.2], [0.3, 0.6, 0.8], [0.1, 0.1, 0.1], [0.7, 0.5, 0.2]], np.float32)
-    )
+    scores = np.log(np.array([[0.9, 0.4, 0.2], [0.3, 0.6, 0.8], [0.1, 0.1, 0.1], [0.7, 0.5, 0.2]], np.float32))
     metrics = split_metrics(scores, preds, labels, (np.array([1]), np.array([0])))
     expected = {
         "num_examples": 4,
@@ -247,9 +235,7 @@ def test_any_split_into_batches_gives_the_same(batch, cuts, data):
     for state in reversed(states):
         right = state.merge(right)
     for merged in (left, right):
-        for field, (actual, expected) in enumerate(
-            zip(jax.tree.leaves(merged), jax.tree.leaves(whole), strict=True)
-        ):
+        for field, (actual, expected) in enumerate(zip(jax.tree.leaves(merged), jax.tree.leaves(whole), strict=True)):
             tolerance = TOLERANCE if field >= 7 else 0  # the last three are sums of ratios, the others counts
             np.testing.assert_allclose(actual, expected, rtol=tolerance)
 

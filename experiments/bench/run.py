@@ -12,9 +12,9 @@ from flax import nnx
 from mlresearch import data
 from mlresearch.config import part_class
 from mlresearch.encoders import Encoded
+from mlresearch.environment import default_data_dir
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.losses.binary_cross_entropy import Loss
-from mlresearch.workdir import default_data_dir
 
 BATCH = 64
 REPEATS = 15

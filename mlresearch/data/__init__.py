@@ -169,6 +169,16 @@ def options(source: str) -> dict[str, Any]:
     }
 
 
+def check_name(name: str) -> None:
+    """Raise `UserError` if there is no data set ``"<source>/<subset>"``, with the nearest name that there is."""
+    source, _, subset = name.partition("/")
+    subsets = _builder_class(source).SUBSETS
+    if subset not in (subsets or {"": ()}):
+        raise UserError(
+            f"unknown data set {name!r}{suggest(name, [f'{source}/{known}' for known in subsets] or [source])}"
+        )
+
+
 def load(name: str, given: Mapping[str, Any], data_dir: str | Path) -> Dataset:
     """Return the data set ``"<source>/<subset>"``, or ``"<source>"`` if it has no subsets.
 
@@ -176,11 +186,9 @@ def load(name: str, given: Mapping[str, Any], data_dir: str | Path) -> Dataset:
     `UserError`. The prepared files and the decoded arrays (one ``.npz``) lie under `data_dir`; a damaged
     array file is made again.
     """
+    check_name(name)
     source, _, subset = name.partition("/")
     builder_class = _builder_class(source)
-    if subset not in (builder_class.SUBSETS or {"": ()}):
-        names = [f"{source}/{known}" for known in builder_class.SUBSETS] or [source]
-        raise UserError(f"unknown data set {name!r}{suggest(name, names)}")
     settings = options(source)
     for option in given:
         if option not in settings:

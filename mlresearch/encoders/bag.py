@@ -70,8 +70,9 @@ class Encoder(nnx.Module):
         mask = jnp.asarray(inputs.token_mask)
         tokens = self.embedding(jnp.asarray(inputs.tokens), mask)
         log_weights = self.log_weights[...][jnp.where(mask, inputs.tokens, 0)]
-        weights = masked_softmax(log_weights.astype(statistics_dtype(tokens.dtype)), mask)
-        mean = jnp.einsum("bl,bld->bd", weights.astype(tokens.dtype), tokens)
+        statistics = statistics_dtype(tokens.dtype)
+        weights = masked_softmax(log_weights.astype(statistics), mask)
+        mean = jnp.einsum("bl,bld->bd", weights, tokens.astype(statistics)).astype(tokens.dtype)
         pooled = dropout(mean, self.dropout, dropout_keys, EMBEDDING_SITE)
         for layer in self.layers:
             pooled = layer(pooled, dropout_keys=dropout_keys)
