@@ -261,7 +261,7 @@ class MetricsLog:
         self._file = path.open("a")
 
     @staticmethod
-    def _step(line: str) -> float:
+    def _step(line: str) -> int | float:
         """Return the step of a line, infinity if the line is damaged or half written."""
         try:
             return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf

@@ -235,12 +235,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_pa
 
 
 @pytest.mark.parametrize("num_epochs", [3.0, 0.1])  # of the second, the first step is the last
-def test_an_update_that_is_not_finite_is_not_saved(config, tmp_path, num_epochs):
+def test_an_update_that_is_not_finite_is_not_saved(config, tmp_path, num_epochs, monkeypatch):
     """Loss and gradient are finite; it is the step that overflows."""
-    config.optim.learning_rate = 1e39
-    config.optim.clip_norm = 0.0
     config.train.num_epochs = num_epochs
-    config.optim.warmup_share = 0.0
+    overflowing = optax.chain(optax.scale(1e30), optax.scale(1e30))
+    monkeypatch.setattr(mlresearch.train, "make_optimizer", lambda config, num_steps: overflowing)
     with pytest.raises(NonFiniteError, match="not finite at step 0"):
         train(config, tmp_path)
     resolved = resolve(config)
@@ -248,7 +247,7 @@ def test_an_update_that_is_not_finite_is_not_saved(config, tmp_path, num_epochs)
     tokenizer = train_tokenizer(resolved, dataset)
     splits = encode_splits(resolved, dataset, tokenizer)
     _, params, _ = create_model(resolved, splits["train"].spec(tokenizer), 9, hierarchy_of(dataset))
-    template = init_state(params, make_optimizer(resolved.optim, 30), 0)
+    template = init_state(params, overflowing, 0)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         state, _ = checkpoints.restore(template, workdir.identity(dataset, hierarchy_of(dataset), tokenizer))
     for kept, initial in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
