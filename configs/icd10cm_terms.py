@@ -11,10 +11,10 @@ def get_config() -> ConfigDict:
     config.data.name = "icd10cm/terms"
     config.head.name = "conditional"
     config.head.conditional.siblings = "one"
-    config.text.max_length = 64
+    config.text.max_length = 32
     config.text.num_buckets = 2
     config.optim.learning_rate = 4e-3
     config.optim.weight_decay = 0.3
     config.train.batch_size = 256
-    config.train.num_epochs = 6.0
+    config.train.num_epochs = 5.0
     return config
