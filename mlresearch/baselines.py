@@ -1,7 +1,6 @@
 """Baselines of scikit-learn: rows for the tables, scored and recorded by the same code as any other run."""
 
 import abc
-import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ from mlresearch.config import resolve
 from mlresearch.data import Dataset, Records
 from mlresearch.decisions import ScoredBatch, collect_scores
 from mlresearch.errors import UserError, suggest
-from mlresearch.evaluate import fit_decisions, report, stored_predictions
-from mlresearch.files import write_bytes, write_json
+from mlresearch.evaluate import fit_decisions, report, write_predictions
+from mlresearch.files import write_json
 from mlresearch.inputs import hierarchy_of, load_dataset
 from mlresearch.progress import track
 
@@ -89,9 +88,7 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in decisions.items()})
     if config.evaluate.predictions:
         for scores in (validation, test):
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **stored_predictions(scores))
-            write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
+            write_predictions(folder, scores)
     record = {
         "status": "finished",
         "name": name,
@@ -233,10 +230,9 @@ class OneVsRest(Baseline):
     `MIN_POSITIVES` positives (or negatives) is always off (on), with probability `LEAST_PROBABILITY` (1 less it).
     Words and pairs of words in one training text alone are left out. The same seed gives the same weights.
 
-    Chosen on the validation split of icd10cm/encounters, by micro-F1 of 150 labels drawn at random, seconds of one
-    core for all labels in brackets: words alone, α = 10⁻⁶ and 3·10⁻⁷, five passes, .457 (32) and .493 (40); with
-    pairs of words, five passes, .451 (101) and .513 (99); with pairs, α = 3·10⁻⁷, three passes, .526 (68). Exact
-    solutions (liblinear) took twice as long on words alone, and five times on pairs, for no better figures.
+    Chosen on the validation split of icd10cm/encounters, by micro-F1 of 150 labels drawn at random: words alone, α =
+    10⁻⁶ and 3·10⁻⁷, five passes, .457 and .493; with pairs of words, five passes, .451 and .513; with pairs, α =
+    3·10⁻⁷, three passes, .526. Exact solutions (liblinear) took two to five times as long for figures of the same size.
 
     Source: Bottou, "Large-Scale Machine Learning with Stochastic Gradient Descent", 2010.
     """

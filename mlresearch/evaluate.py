@@ -1,6 +1,8 @@
 """A masked pass over a split, and every number reported of it."""
 
+import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import jax
@@ -18,6 +20,7 @@ from mlresearch.decisions import (
     fit_global_threshold,
     fit_label_thresholds,
 )
+from mlresearch.files import write_bytes
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.metrics import label_metrics
 from mlresearch.progress import track
@@ -82,8 +85,8 @@ def report(
     return metrics | {"ranking": {**scores.table.compute()}, "loss": {"mean": loss}}
 
 
-def stored_predictions(scores: SplitScores) -> dict[str, np.ndarray]:
-    """Return what ``predictions_<split>.npz`` holds, in the split's order.
+def write_predictions(folder: Path, scores: SplitScores) -> None:
+    """Write ``predictions_<split>.npz``, rows in the split's order.
 
     log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose ids
     stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets.
@@ -92,13 +95,14 @@ def stored_predictions(scores: SplitScores) -> dict[str, np.ndarray]:
     stored: dict[str, Any] = {
         "mode_ids": ids.astype(np.int32),
         "mode_offsets": np.searchsorted(rows, np.arange(len(scores.mode) + 1)),
+        "log_marginals": scores.log_marginals,
     }
-    if scores.log_marginals.shape[1] <= FULL_SCORES:
-        return stored | {"log_marginals": scores.log_marginals}
-    top = np.argpartition(-scores.log_marginals, TOP_SCORES, axis=1)[:, :TOP_SCORES]
-    values = np.take_along_axis(scores.log_marginals, top, 1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return stored | {
-        "label_ids": np.take_along_axis(top, order, 1).astype(np.int32),
-        "log_marginals": np.take_along_axis(values, order, 1),
-    }
+    if scores.log_marginals.shape[1] > FULL_SCORES:
+        top = np.argpartition(-scores.log_marginals, TOP_SCORES, axis=1)[:, :TOP_SCORES]
+        values = np.take_along_axis(scores.log_marginals, top, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        stored["label_ids"] = np.take_along_axis(top, order, 1).astype(np.int32)
+        stored["log_marginals"] = np.take_along_axis(values, order, 1)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **stored)
+    write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())

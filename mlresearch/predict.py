@@ -47,6 +47,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config: ConfigDict = workdir.read_config(self.folder)
+        if "baseline" in self.config:
+            raise UserError(f"{self.folder} holds a baseline, of which only results are kept")
         self.record = workdir.read_record(self.folder)
         if self.record["status"] != "finished":
             raise UserError(

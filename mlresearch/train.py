@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import math
@@ -23,7 +22,7 @@ from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.decisions import Decision, GlobalThreshold
 from mlresearch.errors import UserError
-from mlresearch.evaluate import fit_decisions, report, score_split, stored_predictions
+from mlresearch.evaluate import fit_decisions, report, score_split, write_predictions
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
@@ -194,9 +193,7 @@ def _conclude(
     write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
     if config.evaluate.predictions:
         for scores in (validation, test):
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **stored_predictions(scores))
-            write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
+            write_predictions(folder, scores)
     record |= {
         "status": "finished",
         "remarks": _remarks(splits, decisions),

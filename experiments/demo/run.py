@@ -36,7 +36,9 @@ def main() -> None:
     rows = [(data_set, name, config) for data_set in DATA_SETS for name, config in rows_of(data_set)]
     records: dict[str, list[dict[str, Any]]] = {data_set: [] for data_set in DATA_SETS}
     for number, (data_set, name, config) in enumerate(rows, 1):
-        say(f"row {number} of {len(rows)}, {time.monotonic() - began:.0f} s so far: {data_set}, {name}")
+        taken = time.monotonic() - began
+        left = f", about {taken / (number - 1) * (len(rows) - number + 1):.0f} s left" if number > 1 else ""
+        say(f"row {number} of {len(rows)}, {taken:.0f} s so far{left}: {data_set}, {name}")
         folder = FOLDER / data_set / name
         baseline = DATA_SETS[data_set][1]
         records[data_set].append(train_baseline(name, config, folder) if name == baseline else train(config, folder))
