@@ -213,7 +213,8 @@ def test_loading_prints_nothing(tmp_path, capfd):
 
 
 def test_sources_are_the_files_with_a_builder():
-    assert mlresearch.data.sources() == ["icd10cm", "numeric", "textual"]
+    # Those of the package, of tests/sources and of this file; `text` and `pipeline` hold no builder.
+    assert mlresearch.data.sources() == ["icd10cm", "numeric", "points", "textual", "tiny"]
 
 
 def test_options_are_read_off_the_constructor():
