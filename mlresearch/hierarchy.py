@@ -118,6 +118,57 @@ class LabelHierarchy:
         """Return the given label ids and all their ancestors, each once, ascending, int32."""
         return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(np.int32)
 
+    def close_sets(self, sets: LabelSets) -> LabelSets:
+        """Return label sets with all ancestors of what they list.
+
+        An ancestor takes the largest value among itself and the listed labels below it. It is unknown where a label
+        below it is unknown, unless it is on all the same (value 1) or its own value is listed.
+        """
+        counts = np.diff(self.ancestors.offsets)[sets.ids]
+        above = self.ancestors.ids[_ranges(self.ancestors.offsets[sets.ids], self.ancestors.offsets[sets.ids + 1])]
+        keys = np.concatenate([sets.rows, np.repeat(sets.rows, counts)]) * self.num_labels
+        keys += np.concatenate([sets.ids, above])
+        if sets.values is None:
+            return self._from_keys(np.unique(keys), len(sets), None)
+        order = np.argsort(keys, kind="stable")  # what a row lists itself stands before what comes from below
+        values = np.concatenate([sets.values, np.repeat(sets.values, counts)])[order]
+        keys, starts = np.unique(keys[order], return_index=True)
+        unknown = np.isnan(values)
+        largest = np.maximum.reduceat(np.where(unknown, 0, values), starts) if len(starts) else values
+        any_unknown = np.logical_or.reduceat(unknown, starts) if len(starts) else unknown
+        listed = (order[starts] < len(sets.ids)) & ~unknown[starts]
+        largest = np.where(any_unknown & ~listed & (largest < 1), np.float32(np.nan), largest)
+        return self._from_keys(keys, len(sets), largest.astype(np.float32))
+
+    def first_unclosed(self, sets: LabelSets) -> tuple[int, int, int] | None:
+        """Return (row, child, parent) of the first row in which a parent is below its child, None if there is none.
+
+        A parent is below its child where it is not listed, be the child on or unknown, and where it is less probable.
+        """
+        size = self.num_labels
+        start = np.concatenate([[0], np.cumsum(self.num_parents)])  # edges stand by child
+        counts = self.num_parents[sets.ids]
+        parents = self.parents[_ranges(start[sets.ids], start[sets.ids + 1])].astype(np.int64)
+        present = sets.rows * size + sets.ids
+        needed = np.repeat(sets.rows, counts) * size + parents
+        at = np.searchsorted(present, needed)
+        found = np.append(present, -1)[at] == needed
+        below = ~found
+        if sets.values is not None:
+            child = np.repeat(sets.values, counts)
+            below |= np.where(found, np.append(sets.values, 1)[at], 0) < child  # never so where either is unknown
+        wrong = np.flatnonzero(below)
+        if not len(wrong):
+            return None
+        row, parent = divmod(int(needed[wrong[0]]), size)
+        return row, int(np.repeat(sets.ids, counts)[wrong[0]]), parent
+
+    def _from_keys(self, keys: np.ndarray, num_rows: int, values: np.ndarray | None) -> LabelSets:
+        """Return the label sets of ascending keys ``row · num_labels + label``."""
+        rows, ids = np.divmod(keys, self.num_labels)
+        offsets = np.searchsorted(rows, np.arange(num_rows + 1))
+        return LabelSets(ids.astype(np.int32), offsets.astype(np.int64), values)
+
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """Return the concatenation of arange(start, stop) over all pairs."""
