@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from mlresearch.errors import UserError, suggest
-from mlresearch.metrics import NO_EXAMPLES, LabelCounts, ScoreTable, rank_positives
+from mlresearch.metrics import NO_EXAMPLES, LabelCounts, ScoreTable, concatenate_known, rank_positives
 
 GRID = (0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70)
 """Thresholds that `fit_global_threshold` tries unless told otherwise."""
@@ -28,20 +28,25 @@ METRIC_SIGN = {"micro_f1": 1, "macro_f1": 1, "example_f1": 1, "subset_accuracy":
 
 
 class ScoredBatch(NamedTuple):
-    """One padded batch of a pass over a split; rows whose `mask` is False hold no example."""
+    """One padded batch of a pass over a split; rows whose `mask` is False hold no example.
+
+    known: whether each label is known, None where all are.
+    """
 
     log_marginals: Float[Array | np.ndarray, "batch labels"]
     labels: Bool[Array | np.ndarray, "batch labels"]
     mode: Bool[Array | np.ndarray, "batch labels"]
     mask: Bool[Array | np.ndarray, "batch"]
+    known: Bool[Array | np.ndarray, "batch labels"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitScores:
     """What a model says about the real examples of a split, on the host.
 
-    log_marginals: float32 [examples, labels], a NaN is a `UserError`; labels: the truth, bool; mode: the
-    distribution's mode, bool; fingerprint: of the split's data.
+    log_marginals: float32 [examples, labels], a NaN is a `UserError`; labels: the truth, bool, of soft labels
+    whether they are over ½; mode: the distribution's mode, bool; fingerprint: of the split's data; known: whether
+    the truth is known, bool, None where all of it is. What is unknown is neither fitted on nor counted.
     """
 
     split: str
@@ -49,6 +54,7 @@ class SplitScores:
     labels: Bool[np.ndarray, "examples labels"]
     mode: Bool[np.ndarray, "examples labels"]
     fingerprint: str
+    known: Bool[np.ndarray, "examples labels"] | None = None
 
     def __post_init__(self) -> None:
         _ = self.table  # a NaN shows here
@@ -56,7 +62,7 @@ class SplitScores:
     @functools.cached_property
     def table(self) -> ScoreTable:
         """The scores and labels as a state of ranking metrics; nothing is copied."""
-        return ScoreTable(self.log_marginals, self.labels)
+        return ScoreTable(self.log_marginals, self.labels, self.known)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,15 +95,18 @@ def collect_scores(split: str, batches: Iterable[ScoredBatch], fingerprint: str)
     `UserError`.
     """
     rows: list[tuple[np.ndarray, ...]] = []
-    for log_marginals, labels, mode, mask in batches:
+    known_rows: list[np.ndarray | None] = []
+    for log_marginals, labels, mode, mask, known in batches:
         real = np.asarray(mask)
         scores = np.asarray(log_marginals, np.float32)
         rows.append((scores[real], np.asarray(labels)[real], np.asarray(mode)[real]))
+        known_rows.append(None if known is None else np.asarray(known)[real])
     if not sum(len(scores) for scores, _, _ in rows):
         raise UserError(NO_EXAMPLES)
+    whole_known = concatenate_known(known_rows, [labels for _, labels, _ in rows])
     scores, labels, mode = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     made = ValidationScores if split == "validation" else SplitScores
-    return made(split, scores, labels, mode, fingerprint)
+    return made(split, scores, labels, mode, fingerprint, whole_known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,10 +260,12 @@ def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts
     """Return the state of the predictions at each threshold of `grid`, ascending."""
     levels = np.asarray([_log_threshold(threshold) for threshold in grid])
     examples, num_labels = scores.labels.shape
-    above = np.flatnonzero(scores.log_marginals > levels[0])
+    positives, known = scores.table.positives, scores.known
+    passing = scores.log_marginals > levels[0]
+    above = np.flatnonzero(passing if known is None else passing & known)
     passed = np.searchsorted(levels, scores.log_marginals.ravel()[above], side="left") - 1
     rows, columns = np.divmod(above, num_labels)
-    hit = scores.labels.ravel()[above]
+    hit = positives.ravel()[above]
 
     def count(ids: np.ndarray, size: int, kept: np.ndarray | slice) -> np.ndarray:
         """Count the kept cells of each id at each threshold, int64 [grid, size]."""
@@ -264,14 +275,16 @@ def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts
     everything = slice(None)
     label_sums = (count(columns, num_labels, hit), count(columns, num_labels, everything))
     example_sums = (count(rows, examples, hit), count(rows, examples, everything))
-    label_true, example_true = scores.labels.sum(axis=0), scores.labels.sum(axis=1)
-    mask = np.ones(examples, bool)
+    label_true, example_true = positives.sum(axis=0), positives.sum(axis=1)
+    known_by_label = None if known is None else known.sum(axis=0)
+    mask = np.ones(examples, bool) if known is None else np.asarray(known.any(axis=1))
     return [
         LabelCounts.from_sums(
             (label_sums[0][at], label_sums[1][at], label_true),
             (example_sums[0][at], example_sums[1][at], example_true),
             mask,
             None,
+            known_by_label,
         )
         for at in range(len(grid))
     ]

@@ -63,8 +63,14 @@ def score_split(
         log_marginals[rows] = scored.log_marginals[batch.mask]
         mode[rows] = scored.mode[batch.mask]
         loss += float(scored.loss[batch.mask].sum(dtype=np.float64))
-    labels = batches.split.labels.multi_hot(batches.num_labels)
-    whole = ScoredBatch(log_marginals, labels, mode, np.ones(total, bool))
+    labels = batches.split.labels
+    whole = ScoredBatch(
+        log_marginals,
+        labels.multi_hot(batches.num_labels),
+        mode,
+        np.ones(total, bool),
+        labels.known(batches.num_labels),
+    )
     return collect_scores(split, [whole], f"{fingerprint}/{split}"), loss / total if np.isfinite(loss) else None
 
 
@@ -80,7 +86,8 @@ def report(
     """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
     edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
     metrics: dict[str, dict[str, float | None]] = {
-        name: {**label_metrics(decision.apply(scores), scores.labels, edges)} for name, decision in decisions.items()
+        name: {**label_metrics(decision.apply(scores), scores.labels, edges, scores.known)}
+        for name, decision in decisions.items()
     }
     return metrics | {"ranking": {**scores.table.compute()}, "loss": {"mean": loss}}
 

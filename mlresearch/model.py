@@ -1,13 +1,16 @@
 """A model: encoder → decoder → head, chosen by name."""
 
+from collections.abc import Iterable
+
 from flax import nnx
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
 from mlresearch.encoders import Inputs, InputSpec
-from mlresearch.heads import LabelDistribution, Structure
+from mlresearch.heads import LabelDistribution, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
 
 
 class Model(nnx.Module):
@@ -48,8 +51,17 @@ class Model(nnx.Module):
 
 
 def create_model(
-    config: ConfigDict, spec: InputSpec, num_labels: int, hierarchy: LabelHierarchy | None
+    config: ConfigDict,
+    spec: InputSpec,
+    num_labels: int,
+    hierarchy: LabelHierarchy | None,
+    label_sets: Iterable[LabelSets] = (),
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Return a new model as its definition, its parameters and its structure (what it knows of the hierarchy)."""
+    """Return a new model as its definition, its parameters and its structure (what it knows of the hierarchy).
+
+    label_sets: what its loss is to be computed on; soft or unknown labels that the head cannot take are a `UserError`.
+    """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
+    for labels in label_sets:
+        check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Structure)  # type: ignore[return-value]  # as many states as filters

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from mlresearch.data.pipeline import ArrayLike, Batch
-from mlresearch.heads import LabelLoss
+from mlresearch.heads import LabelLoss, Labels
 from mlresearch.pytree import pytree_dataclass
 
 NO_FAILURE = -1
@@ -58,11 +58,17 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation, seed: in
     )
 
 
-def multi_hot(label_ids: Int[ArrayLike, "batch width"], num_labels: int) -> Bool[Array, "batch labels"]:
-    """Return which labels are on; ids equal to `num_labels` fill up rows and stand for none."""
+def multi_hot(
+    label_ids: Int[ArrayLike, "batch width"], label_values: Float[ArrayLike, "batch width"] | None, num_labels: int
+) -> Labels:
+    """Return the truth of every label from the listed ones; ids equal to `num_labels` fill up rows and stand for none.
+
+    bool, which labels are on, without `label_values`; with them float32: probabilities, NaN for unknown.
+    """
     rows = jnp.arange(label_ids.shape[0])[:, None]
-    dense = jnp.zeros((label_ids.shape[0], num_labels), bool)
-    return dense.at[rows, label_ids].set(True, mode="drop")
+    on = True if label_values is None else label_values
+    dense = jnp.zeros((label_ids.shape[0], num_labels), bool if label_values is None else jnp.float32)
+    return dense.at[rows, label_ids].set(on, mode="drop")
 
 
 def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[ArrayLike, "batch"]) -> Key[Array, "batch"]:
@@ -89,11 +95,10 @@ def make_train_step(
     def train_step(state: TrainState, structure: PyTree, batch: Batch) -> tuple[TrainState, StepMetrics]:
         count = jnp.maximum(sum_over_devices(batch.mask.sum()), 1)
         keys = dropout_keys(state.seed, state.step, batch.rows)
-        labels = multi_hot(batch.label_ids, num_labels)
+        labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
 
         def mean_loss(params: PyTree) -> Float[Array, ""]:
-            dist = nnx.merge(graphdef, params, structure)(batch.inputs, keys)
-            loss = dist.loss(labels.astype(dist.log_marginals.dtype), label_loss)
+            loss = nnx.merge(graphdef, params, structure)(batch.inputs, keys).loss(labels, label_loss)
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         loss, gradient = sum_over_devices(jax.value_and_grad(mean_loss)(state.params))
@@ -120,8 +125,7 @@ def make_eval_step(
 
     def eval_step(params: PyTree, structure: PyTree, batch: Batch) -> Scored:
         dist = nnx.merge(graphdef, params, structure)(batch.inputs, None)
-        log_marginals = dist.log_marginals
-        labels = multi_hot(batch.label_ids, num_labels).astype(log_marginals.dtype)
-        return Scored(log_marginals, dist.mode(), dist.loss(labels, label_loss))
+        labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
+        return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, label_loss))
 
     return eval_step

@@ -5,21 +5,34 @@ A head is one file here with a class ``Head``::
     Head(hierarchy: LabelHierarchy | None, num_labels: int, *, <options with defaults>, rngs)
     head.scores_per_label                          # how many scores a label it wants of the decoder
     head.coherent                                  # whether no child is ever above a parent
+    head.soft_labels                               # whether its loss takes probabilities between 0 and 1
+    head.unknown_labels                            # whether its loss takes unknown labels, NaN
     head(label_scores, encoded) -> LabelDistribution
 
 Keyword-only arguments (but ``rngs``) are options, as for encoders, found under ``config.head.<file name>``.
 Whatever the compute dtype of encoder and decoder, a head computes in float32 or wider.
+
+A label-wise loss leaves unknown labels out and takes soft ones (`sum_label_loss`). A joint likelihood sums over what
+unknown labels may be, and knows no soft ones. `check_label_values` refuses by name what a head cannot take, so that a
+head that takes neither only ever sees labels that are on or off.
 """
 
 import abc
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from mlresearch.errors import UserError
 from mlresearch.logspace import log_odds
+
+Labels = Bool[Array, "batch labels"] | Float[Array, "batch labels"]
+"""The truth of a batch: bool where every label is on or off; else float, a label's probability or NaN for unknown.
+
+The dtype is what a compiled program is chosen by, so that data without such labels never pay for them.
+"""
 
 LabelLoss = Callable[[Float[Array, "*shape"], Float[Array, "*shape"]], Float[Array, "*shape"]]
 """A label-wise loss: (logits, labels) to one number a label, both of shape [batch, labels]."""
@@ -56,8 +69,11 @@ class LabelDistribution(abc.ABC):
         return log_odds(self.log_marginals)
 
     @abc.abstractmethod
-    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """What training minimises, summed over labels: −`log_prob`, or `label_loss` on the marginals."""
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """What training minimises, summed over labels: −`log_prob`, or `label_loss` on the marginals.
+
+        Neither the value nor its gradient is NaN where labels are unknown; with nothing known the loss is exactly 0.
+        """
 
     @abc.abstractmethod
     def mode(self) -> Bool[Array, "batch labels"]:
@@ -75,6 +91,32 @@ class LabelDistribution(abc.ABC):
         raise NotNormalisedError(f"{type(self).__name__} has marginals but no joint distribution")
 
 
+def sum_label_loss(
+    label_loss: LabelLoss, logits: Float[Array, "batch labels"], labels: Labels
+) -> Float[Array, "batch"]:
+    """Return Σ `label_loss`(logit, label) over the labels that are known."""
+    if labels.dtype == bool:
+        return label_loss(logits, labels.astype(logits.dtype)).sum(-1)
+    known = ~jnp.isnan(labels)
+    # The loss never sees a NaN: masking its result alone would leave one in the gradient.
+    losses = label_loss(logits, jnp.where(known, labels, 0.0).astype(logits.dtype))
+    return jnp.where(known, losses, 0.0).sum(-1)
+
+
+def check_label_values(head: Any, name: str, *, has_soft: bool, has_unknown: bool) -> None:
+    """Raise `UserError` where the data have soft or unknown labels and the head, called `name`, cannot take them."""
+    if has_soft and not head.soft_labels:
+        raise UserError(
+            f"head {name!r} models label sets and cannot take soft labels (probabilities); use 'independent' or "
+            "'max_constraint', or give labels that are on or off"
+        )
+    if has_unknown and not head.unknown_labels:
+        raise UserError(
+            f"head {name!r} models label sets and has no exact sum over unknown labels (NaN) in this hierarchy; use "
+            "'independent' or 'max_constraint', which leave them out, or give labels that are on or off"
+        )
+
+
 def labels_first(x: Array) -> Array:
     """Turn ``[batch, labels]`` into the ``[labels, batch]`` of `propagation`, or back."""
-    return jax.numpy.swapaxes(x, -1, -2)
+    return jnp.swapaxes(x, -1, -2)

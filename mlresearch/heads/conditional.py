@@ -1,7 +1,7 @@
 """Every label given its parents: a Bayesian network on the hierarchy, with exact likelihood and marginals."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, LabelLoss, Structure, labels_first
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.logspace import at_least_float32, log1mexp, log_softplus
 from mlresearch.propagation import (
@@ -33,6 +33,9 @@ Siblings = Literal["any", "some", "one"]
 
 MODE_SEARCH_STEPS = 256
 """On a DAG, the most labels that the search for the mode flips in one example."""
+
+RULED_OUT = -1e30
+"""Log-odds of a label that cannot be on: as good as −∞ among finite ones, without its NaN gradients."""
 
 
 @pytree_dataclass
@@ -62,6 +65,30 @@ def group_families(hierarchy: LabelHierarchy) -> Families:
     members = np.argsort(family, kind="stable")
     arrays = (members, family[members], family, np.maximum(parents, 0), below)
     return Families(*(jnp.asarray(array, jnp.int32) for array in arrays))
+
+
+class Known(NamedTuple):
+    """What is known of labels and of those below them, labels first.
+
+    below: log P(what is known below | the label is on), 0 where nothing is. on: whether the label, or one below it, is
+    known to be on. possible: whether the label can be on, by what is known of it and below it.
+    """
+
+    below: Float[Array, "labels batch"]
+    on: Bool[Array, "labels batch"]
+    possible: Bool[Array, "labels batch"]
+
+    def of(self, labels: Int[Array, "some"]) -> "Known":
+        """Return what is known of some labels, in their order."""
+        return Known(self.below[labels], self.on[labels], self.possible[labels])
+
+    def extend(self, family: "Known", parents: Int[Array, "some"]) -> "Known":
+        """Return it with what is known of whole families added to their parents, which are ascending label ids."""
+        return Known(
+            self.below.at[parents].set(family.below, unique_indices=True, indices_are_sorted=True),
+            self.on.at[parents].max(family.on, unique_indices=True, indices_are_sorted=True),
+            self.possible.at[parents].min(family.possible, unique_indices=True, indices_are_sorted=True),
+        )
 
 
 @pytree_dataclass
@@ -99,9 +126,9 @@ class BayesianNetwork(LabelDistribution):
             on = jnp.minimum(on - self._log_any()[self.families.family], 0.0)
         return labels_first(path_sum(on, self.index))
 
-    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Return −`log_prob`: the head is normalised, so no label-wise loss is needed."""
-        return -self.log_prob(labels > 0)
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Return −`log_prob`, or −`log_prob_known` where labels may be unknown; no label-wise loss is needed."""
+        return -(self.log_prob(labels) if labels.dtype == bool else self.log_prob_known(labels))
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return Σ log P(label | its parents) over the labels whose parents are all on; −inf for an impossible set."""
@@ -121,6 +148,25 @@ class BayesianNetwork(LabelDistribution):
             else:
                 impossible |= (family_free & (num_on != 1)).any(0)
         return jnp.where(impossible, -jnp.inf, total)
+
+    def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return log P(known labels), NaN standing for unknown; −inf for the impossible, exactly 0 if nothing is known.
+
+        It is log Σ p(y) over the label sets y that agree with what is known, O(labels), by one pass up a forest
+        (sum-product; Pearl, "Probabilistic Reasoning in Intelligent Systems", 1988). On a DAG a row with unknown labels
+        gives NaN: `Head.unknown_labels` is False there.
+        """
+        if self.families is None:
+            return jnp.where(jnp.isnan(labels).any(-1), jnp.nan, self.log_prob(labels > 0.5))
+        known = Known(jnp.zeros_like(self.scores), labels_first(labels > 0.5), labels_first(~(labels <= 0.5)))
+        for edges in self.index.upward:
+            members, segments = edges.sources, edges.segments
+            family = self._sum_siblings(self.scores[members], known.of(members), segments, len(edges.targets))
+            known = known.extend(family, edges.targets)
+        roots = self._roots()
+        family = self._sum_siblings(self.scores[roots], known.of(roots), jnp.zeros_like(roots), 1)
+        impossible = (known.on & ~known.possible).any(0) | ~family.possible[0]
+        return jnp.where(impossible, -jnp.inf, family.below[0])
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return the most probable label set, O(labels).
@@ -147,12 +193,9 @@ class BayesianNetwork(LabelDistribution):
                 value += constant[self.families.below[edges.targets]]
             below = below.at[edges.targets].set(value, unique_indices=True, indices_are_sorted=True)
             chosen = chosen.at[edges.sources].set(choice, unique_indices=True)
-        is_root = self.families.segments == 0
-        # Roots lead the list of members; their number is not known while tracing, so all others follow them as one
-        # more segment, whose result is left.
-        roots = self.families.members
-        choice, _ = self._best_siblings(log_on[roots] + below[roots], log_off[roots], (~is_root).astype(jnp.int32), 2)
-        chosen = chosen.at[roots].set(jnp.where(is_root[:, None], choice, chosen[roots]), unique_indices=True)
+        roots = self._roots()
+        choice, _ = self._best_siblings(log_on[roots] + below[roots], log_off[roots], jnp.zeros_like(roots), 1)
+        chosen = chosen.at[roots].set(choice, unique_indices=True)
         return labels_first(keep_with_parents(chosen, self.index))
 
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
@@ -172,18 +215,56 @@ class BayesianNetwork(LabelDistribution):
         return jax.nn.log_sigmoid(self.scores), jax.nn.log_sigmoid(-self.scores)
 
     def _log_any(self) -> Float[Array, "families batch"]:
-        """Return log(1 − Π σ(−s)) of each family: at least one of independent siblings is on.
-
-        With t = Σ log(1 + eˢ) it is log(1 − e⁻ᵗ); where t would underflow, its series about log t is taken.
-        """
+        """Return the log-probability that of each family's members, if independent, at least one is on."""
         assert self.families is not None
         members, segments = self.families.members, self.families.segments
-        num_families = self.families.parent.shape[0]
-        log_t = segment_logsumexp(log_softplus(self.scores[members]), segments, num_families)
-        small = log_t < -10.0
-        t = segment_sum(jax.nn.softplus(self.scores[members]), segments, num_families)
-        series = log_t - t / 2 + jnp.square(t) / 24  # the next term, t⁴ / 2880, is below float64's rounding
-        return jnp.where(small, series, log1mexp(-jnp.where(small, 1.0, t)))
+        return _log_at_least_one(self.scores[members], segments, self.families.parent.shape[0])
+
+    def _roots(self) -> Int[Array, "roots"]:
+        """Return the label ids of the roots, which lead the list of members."""
+        assert self.families is not None
+        # On a forest every other label has one edge, so that their number is known while tracing.
+        return self.families.members[: self.scores.shape[0] - self.index.edge_children.shape[0]]
+
+    def _sum_siblings(
+        self,
+        scores: Float[Array, "members batch"],
+        known: Known,
+        segments: Int[Array, "members"],
+        num_families: int,
+    ) -> Known:
+        """Return what is known of whole families: what is known below a label whose children they are.
+
+        scores, known: of the members.
+        """
+
+        def any_of(x: Bool[Array, "members batch"]) -> Bool[Array, "families batch"]:
+            return segment_max(x.astype(scores.dtype), segments, num_families) > 0
+
+        informed = known.on | ~known.possible | (known.below != 0)
+        some_on = any_of(known.on)
+        if self.siblings == "one":
+            candidate = known.possible & (known.on | ~some_on[segments])
+            log_softmax = jnp.minimum(scores - segment_logsumexp(scores, segments, num_families)[segments], 0.0)
+            total = segment_logsumexp(
+                jnp.where(candidate, log_softmax + known.below, RULED_OUT), segments, num_families
+            )
+            num_on = segment_sum(known.on.astype(scores.dtype), segments, num_families)
+            possible = any_of(candidate) & (num_on <= 1)
+        else:
+            on, off = jax.nn.log_sigmoid(scores) + known.below, jax.nn.log_sigmoid(-scores)
+            either = jnp.where(known.possible, jnp.logaddexp(on, off), off)
+            each = jnp.where(known.on, on, jnp.where(informed, either, 0.0))
+            total = segment_sum(each, segments, num_families)
+            possible = jnp.ones_like(some_on)
+            if self.siblings == "some":
+                # Given what is known, siblings are independent as they were, at other log-odds.
+                log_odds = jnp.where(known.possible, scores + known.below, RULED_OUT)
+                at_least_one = _log_at_least_one(log_odds, segments, num_families)
+                total += jnp.where(some_on, 0.0, at_least_one) - _log_at_least_one(scores, segments, num_families)
+                possible = any_of(known.possible)
+        # Where nothing is known, the probability is 1, and not 1 but for rounding.
+        return Known(jnp.where(any_of(informed), total, 0.0), some_on, possible)
 
     def _best_siblings(
         self,
@@ -256,6 +337,20 @@ class BayesianNetwork(LabelDistribution):
         return jnp.zeros_like(drawn).at[members].set(drawn, unique_indices=True)
 
 
+def _log_at_least_one(
+    scores: Float[Array, "rows batch"], segments: Int[Array, "rows"], num_segments: int
+) -> Float[Array, "segments batch"]:
+    """Return log(1 − Π σ(−s)) of rows by ascending segment number: of independent labels at least one is on.
+
+    With t = Σ log(1 + eˢ) it is log(1 − e⁻ᵗ); where t would underflow, its series about log t is taken.
+    """
+    log_t = segment_logsumexp(log_softplus(scores), segments, num_segments)
+    small = log_t < -10.0
+    t = segment_sum(jax.nn.softplus(scores), segments, num_segments)
+    series = log_t - t / 2 + jnp.square(t) / 24  # the next term, t⁴ / 2880, is below float64's rounding
+    return jnp.where(small, series, log1mexp(-jnp.where(small, 1.0, t)))
+
+
 def _first_maximum(
     x: Float[Array, "rows batch"], segments: Int[Array, "rows"], num_segments: int
 ) -> Bool[Array, "rows batch"]:
@@ -286,6 +381,7 @@ class Head(nnx.Module):
 
     scores_per_label = 1
     coherent = True
+    soft_labels = False
 
     def __init__(
         self,
@@ -305,6 +401,7 @@ class Head(nnx.Module):
                 f"{hierarchy.names[several]!r} has {hierarchy.num_parents[several]}; use siblings = 'any'"
             )
         self.siblings = siblings
+        self.unknown_labels = hierarchy.is_forest
         self.index = Structure(index_hierarchy(hierarchy, closure=not hierarchy.is_forest))
         self.families = Structure(group_families(hierarchy) if hierarchy.is_forest else None)
 

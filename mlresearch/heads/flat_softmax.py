@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, LabelLoss, Structure, labels_first
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.logspace import at_least_float32
-from mlresearch.propagation import HierarchyIndex, index_hierarchy, segment_sum, settle
+from mlresearch.propagation import HierarchyIndex, closure_sum, index_hierarchy, keep_with_parents, segment_sum, settle
 from mlresearch.pytree import pytree_dataclass
 
 
@@ -44,12 +44,15 @@ class ClosureOfOneLabel(LabelDistribution):
         above = above.at[self.index.edge_parents].max(on[self.index.edge_children].astype(jnp.int32))
         return on & (above == 0)
 
-    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return the mean of −log softmax over the most specific labels of the set; 0 for an empty set.
 
-        For a single path this is −`log_prob`; of other sets, which the head cannot give, it learns one path.
+        For a single path this is −`log_prob`; of other sets, which the head cannot give, it learns one path. Where
+        labels may be unknown it is −`log_prob_known`, infinite for what the head cannot give.
         """
-        chosen = self._most_specific(labels > 0)
+        if labels.dtype != bool:
+            return -self.log_prob_known(labels)
+        chosen = self._most_specific(labels)
         total = -jnp.where(chosen, self.log_softmax, 0.0).sum(0)
         return total / jnp.maximum(chosen.sum(0), 1).astype(total.dtype)
 
@@ -64,6 +67,18 @@ class ClosureOfOneLabel(LabelDistribution):
         whole = (chosen & (members_on == closure_size) & (closure_size == size)).any(0)
         value = jnp.where(chosen, self.log_softmax, 0.0).sum(0)
         return jnp.where(whole & (chosen.sum(0) == 1), value, -jnp.inf)
+
+    def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return log P(known labels), NaN standing for unknown: exactly 0 if all are, −inf for the impossible.
+
+        It is log Σ softmax over the labels whose closure holds every label known to be on and none known to be off.
+        """
+        on, off = labels_first(labels > 0.5), labels_first(labels <= 0.5)
+        count = on.astype(self.log_softmax.dtype)
+        agrees = (closure_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
+        lowest = jnp.finfo(self.log_softmax.dtype).min
+        total = jax.nn.logsumexp(jnp.where(agrees, self.log_softmax, lowest), axis=0)
+        return jnp.where(agrees.all(0), 0.0, jnp.where(agrees.any(0), total, -jnp.inf))
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return the closure of the most probable label."""
@@ -90,6 +105,8 @@ class Head(nnx.Module):
 
     scores_per_label = 1
     coherent = True
+    soft_labels = False
+    unknown_labels = True
 
     def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
         del num_labels, rngs

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.encoders import Encoded
-from mlresearch.heads import LabelDistribution, LabelLoss
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.logspace import at_least_float32
 from mlresearch.pytree import pytree_dataclass
@@ -23,12 +23,14 @@ class ProductOfBernoullis(LabelDistribution):
         """Return log σ(s)."""
         return jax.nn.log_sigmoid(self.scores)
 
-    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Sum `label_loss` over labels; with binary cross-entropy it is −`log_prob`.
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Sum `label_loss` over known labels; with binary cross-entropy it is −`log_prob`.
+
+        Soft labels go to `label_loss` as they are.
 
         It reads the scores themselves, which are the log-odds before clipping, so that the gradient never vanishes.
         """
-        return label_loss(self.scores, labels).sum(-1)
+        return sum_label_loss(label_loss, self.scores, labels)
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return Σ log σ(±s)."""
@@ -49,6 +51,8 @@ class Head(nnx.Module):
 
     scores_per_label = 1
     coherent = False
+    soft_labels = True
+    unknown_labels = True
 
     def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
         del hierarchy, num_labels, rngs

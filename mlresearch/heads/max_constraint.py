@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, LabelLoss, Structure, labels_first
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.logspace import LOGIT_BOUND, at_least_float32
 from mlresearch.propagation import HierarchyIndex, descendant_maximum, index_hierarchy, settle
@@ -43,17 +43,30 @@ class MaximumOverDescendants(LabelDistribution):
         maxima = descendant_maximum(self.scores, self.index)
         return labels_first(jnp.clip(maxima, -LOGIT_BOUND, LOGIT_BOUND))
 
-    def loss(self, labels: Float[Array, "batch labels"], label_loss: LabelLoss) -> Float[Array, "batch"]:
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Sum `label_loss` over labels, where a positive label is scored by those below it that are on (MCLoss).
 
         A positive label takes the maximum over those of itself and its descendants that are on, so that it is not
-        taught to rise through a descendant that is off; a negative label takes the maximum over all.
+        taught to rise through a descendant that is off; a negative label takes the maximum over all. For soft labels y
+        and `label_loss` ℓ that is
+
+            Σᵢ yᵢ ℓ(max {sⱼ : yⱼ > 0}, 1) + (1 − yᵢ) ℓ(max sⱼ, 0),    j: label i and its descendants,
+
+        over the labels i that are known. A descendant that is unknown is not on.
         """
-        on = labels_first(labels) > 0
+        on = labels_first(labels if labels.dtype == bool else labels > 0)
         lowest = jnp.finfo(self.scores.dtype).min
         maxima = descendant_maximum(self.scores, self.index)
         maxima_on = descendant_maximum(jnp.where(on, self.scores, lowest), self.index)
-        return label_loss(labels_first(jnp.where(on, maxima_on, maxima)), labels).sum(-1)
+        logits = labels_first(jnp.where(on, maxima_on, maxima))
+        if labels.dtype == bool:
+            return sum_label_loss(label_loss, logits, labels)
+
+        def weigh(logits: Float[Array, "batch labels"], labels: Float[Array, "batch labels"]) -> Array:
+            positive, negative = jnp.ones_like(labels), jnp.zeros_like(labels)
+            return labels * label_loss(logits, positive) + (1 - labels) * label_loss(labels_first(maxima), negative)
+
+        return sum_label_loss(weigh, logits, labels)
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return marginals over ½."""
@@ -65,6 +78,8 @@ class Head(nnx.Module):
 
     scores_per_label = 1
     coherent = True
+    soft_labels = True
+    unknown_labels = True
 
     def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
         del num_labels, rngs
