@@ -46,7 +46,8 @@ def build(name, dtype="float32", param_dtype=None, *, dim=DIM, num_labels=NUM_LA
 def build_encoder(name, dtype, dropout):
     encoder = importlib.import_module(f"mlresearch.encoders.{name}").Encoder
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
-    spec = InputSpec(vocab_size=53, num_features=7)
+    # The mlp refuses text, as it would not read it.
+    spec = InputSpec(vocab_size=None if name == "mlp" else 53, num_features=7, category_sizes=(4, 3))
     return encoder(spec, dim=16, num_layers=1, dropout=dropout, **dtypes, rngs=nnx.Rngs(1))
 
 
@@ -148,7 +149,8 @@ def make_inputs(dtype):
     random = np.random.default_rng(0)
     mask = np.arange(6) < np.array([[5], [1], [0], [6]])
     tokens = np.where(mask, random.integers(1, 21, mask.shape), random.integers(21, 53, mask.shape))
-    return Inputs(tokens.astype(np.int32), mask, random.normal(size=(4, 7)).astype(dtype))
+    categories = np.array([[1, 2], [0, 1], [3, 0], [2, 2]], np.int32)
+    return Inputs(tokens.astype(np.int32), mask, random.normal(size=(4, 7)).astype(dtype), categories)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,7 +170,7 @@ def test_behind_every_encoder(encoder_name, name):
         quick = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
         gradients, together = jax.device_get(quick(state))
         tokens = np.pad(inputs.tokens[:1, :5], ((0, 0), (0, 4)), constant_values=10**6)
-        alone = Inputs(tokens, np.arange(9)[None] < 5, inputs.features[:1])
+        alone = Inputs(tokens, np.arange(9)[None] < 5, inputs.features[:1], inputs.categories[:1])
         np.testing.assert_allclose(call(model, alone, keys[:1]), together[:1], rtol=1e-12, atol=1e-12)
         gradients = jax.tree.leaves(gradients)
         assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -188,7 +190,7 @@ def test_every_dropout_has_a_site_of_its_own(encoder_name, name, monkeypatch):
         sites.append(site)
         return x
 
-    for module in ("attention", f"encoders.{encoder_name}", f"decoders.{name}"):
+    for module in ("attention", "tabular", f"encoders.{encoder_name}", f"decoders.{name}"):
         monkeypatch.setattr(f"mlresearch.{module}.dropout", record, raising=False)
     encoder, decoder = build_encoder(encoder_name, "float32", 0.5), build(name, dim=16)
     encoded = jax.eval_shape(lambda: encoder(make_inputs("float32"), None))

@@ -1,9 +1,13 @@
-"""Every encoder in mlresearch/encoders, found by itself, and hand-computed values of each."""
+"""Every encoder in mlresearch/encoders, found by itself, on all inputs that it takes, and by hand."""
 
+import dataclasses
 import importlib
 import inspect
+import itertools
+import json
 import pkgutil
-from functools import partial
+import typing
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +17,17 @@ from flax import nnx
 
 import mlresearch.encoders
 from mlresearch import attention
+from mlresearch.config import base_config, resolve
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
+from mlresearch.tabular import CategoryEmbedding, TabularTokens
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(mlresearch.encoders.__path__))
-SPEC = InputSpec(vocab_size=53, num_features=7)  # a size no other axis has: it finds the embedding table
-SMALL = {"dim": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.5}
-# A value unlike the default for each option that is a name; options that are numbers change by themselves.
-OTHER_NAMES = {"activation": "tanh", "pooling": "first"}
+# Sizes that no other axis has: they find the tables of embeddings, the categorical columns' being one of 5 + 6 rows.
+SIZES = {"vocab_size": 53, "num_features": 7, "category_sizes": (5, 6)}
+FIELDS = {"vocab_size": ("tokens", "token_mask"), "num_features": ("features",), "category_sizes": ("categories",)}
+COMBINATIONS = [given for n in (1, 2, 3) for given in itertools.combinations(SIZES, n)]
+SMALL = {"dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.5, "category_dim": 4, "category_dropout": 0.5}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # Compiling quickly matters here, the speed of what is compiled does not.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -36,10 +43,41 @@ def options_of(name):
     return {key: keywords[key] for key in keywords.keys() - {"dtype", "param_dtype", "rngs"}}
 
 
-def build(name, dtype="float32", param_dtype=None, **options):
+def choices_of(name, option):
+    return typing.get_args(typing.get_type_hints(encoder_class(name).__init__)[option])
+
+
+def build(name, given, dtype="float32", param_dtype=None, **options):
+    """Return an encoder of the inputs whose sizes `given` names."""
     options = {key: value for key, value in (SMALL | options).items() if key in options_of(name)}
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
-    return encoder_class(name)(SPEC, **options, **dtypes, rngs=nnx.Rngs(0))
+    spec = InputSpec(**{size: SIZES[size] for size in given})
+    return encoder_class(name)(spec, **options, **dtypes, rngs=nnx.Rngs(0))
+
+
+@cache
+def taken(name):
+    """Return the combinations of inputs that an encoder takes; it refuses others by a `UserError` and nothing else."""
+    combinations = []
+    for given in COMBINATIONS:
+        try:
+            nnx.eval_shape(partial(build, name, given))
+        except UserError:
+            continue
+        combinations.append(given)
+    return combinations
+
+
+def most(name):
+    """Return the combination with the most inputs."""
+    return max(taken(name), key=len)
+
+
+every_name = pytest.mark.parametrize("name", NAMES)
+every_case = pytest.mark.parametrize(
+    ("name", "given"),
+    [pytest.param(name, given, id="-".join([name, *given])) for name in NAMES for given in taken(name)],
+)
 
 
 def randomise(module):
@@ -50,23 +88,31 @@ def randomise(module):
     return module
 
 
-def make_inputs(dtype="float32"):
+def make_inputs(given, dtype="float32"):
     """Four examples of 5, 1, 0 and 6 real tokens with ids from 1 to 20, and rubbish under the mask."""
     random = np.random.default_rng(0)
     mask = np.arange(6) < np.array([[5], [1], [0], [6]])
     tokens = np.where(mask, random.integers(1, 21, mask.shape), random.integers(21, 53, mask.shape))
     features = random.normal(size=(4, 7))
-    return Inputs(tokens.astype(np.int32), mask, features.astype(dtype))
+    categories = np.array([[1, 5], [0, 2], [4, 0], [2, 2]])
+    everything = Inputs(tokens.astype(np.int32), mask, features.astype(dtype), categories.astype(np.int32))
+    absent = {field: None for size in FIELDS.keys() - set(given) for field in FIELDS[size]}
+    return dataclasses.replace(everything, **absent)
 
 
 def pad(inputs, extra):
     """Append columns of padding whose ids are no tokens at all."""
+    if inputs.tokens is None:
+        return inputs
     tokens = np.pad(inputs.tokens, ((0, 0), (0, extra)), constant_values=-(10**6))
-    return Inputs(tokens, np.pad(inputs.token_mask, ((0, 0), (0, extra))), inputs.features)
+    return dataclasses.replace(inputs, tokens=tokens, token_mask=np.pad(inputs.token_mask, ((0, 0), (0, extra))))
 
 
 def take(inputs, rows, length=None):
-    return Inputs(inputs.tokens[rows, :length], inputs.token_mask[rows, :length], inputs.features[rows])
+    inputs = jax.tree.map(lambda x: x[rows], inputs)
+    if inputs.tokens is None:
+        return inputs
+    return dataclasses.replace(inputs, tokens=inputs.tokens[:, :length], token_mask=inputs.token_mask[:, :length])
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=QUICK)
@@ -78,8 +124,8 @@ def call(encoder, inputs, keys=None):
     return jax.device_get(forward(*nnx.split(encoder), inputs, keys))
 
 
-def example_keys(inputs):
-    return jax.random.split(jax.random.key(3), inputs.tokens.shape[0])
+def example_keys():
+    return jax.random.split(jax.random.key(3), 4)
 
 
 def assert_same(actual: Encoded, expected: Encoded, tolerance: float):
@@ -89,117 +135,248 @@ def assert_same(actual: Encoded, expected: Encoded, tolerance: float):
     np.testing.assert_allclose(*tokens, rtol=tolerance, atol=tolerance)
 
 
-def test_encoders_are_found():
-    assert {"bag", "mlp", "text_transformer"} <= set(NAMES)
+def test_encoders_and_what_they_take():
+    with_text = [given for given in COMBINATIONS if "vocab_size" in given]
+    without = [given for given in COMBINATIONS if "vocab_size" not in given]
+    assert {"bag": with_text, "mlp": without, "text_transformer": with_text}.items() <= {
+        n: taken(n) for n in NAMES
+    }.items()
+    assert all(taken(name) for name in NAMES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("name", NAMES)
-def test_shapes_and_dtypes(name, dtype):
+@every_case
+def test_shapes_and_dtypes(name, given, dtype):
     with jax.enable_x64(dtype == "float64"):
-        inputs = make_inputs()
         param_dtype = "float32" if dtype == "bfloat16" else dtype
-        encoder = build(name, dtype, param_dtype)
-        encoded = call(encoder, inputs, example_keys(inputs))
-        assert encoder.dim == 16
+
+        def encode(inputs, keys):
+            encoder = build(name, given, dtype, param_dtype)
+            return encoder(inputs, keys), nnx.state(encoder, nnx.Param)
+
+        inputs = make_inputs(given)
+        encoded, parameters = jax.eval_shape(encode, inputs, example_keys())
         assert encoded.pooled.shape == (4, 16)
-        assert encoded.tokens.shape == (*encoded.token_mask.shape, 16)
+        columns = ("num_features" in given) + 2 * ("category_sizes" in given)
+        assert encoded.tokens.shape == (4, 6 + columns if "vocab_size" in given else 1, 16)
+        assert encoded.token_mask.shape == encoded.tokens.shape[:2]
         assert encoded.pooled.dtype == encoded.tokens.dtype == dtype
         assert encoded.token_mask.dtype == bool
-        assert {str(x.dtype) for x in jax.tree.leaves(nnx.state(encoder, nnx.Param))} == {param_dtype}
-        assert np.isfinite(np.asarray(encoded.pooled, np.float64)).all()
+        assert {str(x.dtype) for x in jax.tree.leaves(parameters)} == {param_dtype}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_name
 def test_bfloat16_stays_near_float32(name):
-    inputs = make_inputs()
-    exact = call(build(name), inputs).pooled
-    rough = call(build(name, "bfloat16", "float32"), inputs).pooled
+    inputs = make_inputs(most(name))
+    exact = call(build(name, most(name)), inputs).pooled
+    rough = call(build(name, most(name), "bfloat16", "float32"), inputs).pooled
     np.testing.assert_allclose(np.asarray(rough, np.float32), exact, atol=0.06)
 
 
-@pytest.mark.parametrize(("dtype", "with_dropout"), [("float32", False), ("float32", True), ("float64", True)])
-@pytest.mark.parametrize("name", NAMES)
-def test_batch_and_padding_do_not_matter(name, dtype, with_dropout):
-    with jax.enable_x64(dtype == "float64"):
-        inputs = make_inputs(dtype)
-        keys = example_keys(inputs)
-        encoder = randomise(build(name, dtype))
+def check_batch_and_padding(name, given, dtype, keys, **options):
+    inputs = make_inputs(given, dtype)
+    encoder = randomise(build(name, given, dtype, **options))
 
-        def encode(inputs, rows):
-            return call(encoder, inputs, keys[np.array(rows)] if with_dropout else None)
+    def encode(inputs, rows):
+        return call(encoder, inputs, None if keys is None else keys[rows])
 
-        together = encode(inputs, [0, 1, 2, 3])
-        assert_same(encode(pad(inputs, 3), [0, 1, 2, 3]), together, TOLERANCE[dtype])
-        for row in (0, 1, 2):  # alone, the first one without any padding
-            rows = np.array([row])
-            alone = encode(take(inputs, rows, length=5), [row])
-            expected = jax.tree.map(lambda x, rows=rows: x[rows], together)
-            assert_same(alone, expected, TOLERANCE[dtype])
-        order = np.array([2, 3, 1, 0])
-        permuted = jax.tree.map(lambda x: x[order], together)
-        assert_same(encode(take(inputs, order), order), permuted, TOLERANCE[dtype])
+    together = encode(inputs, np.arange(4))
+    for row in (0, 1, 2):  # alone and padded further, the first one from no padding at all
+        rows = np.array([row])
+        alone = encode(pad(take(inputs, rows, length=5), 4), rows)
+        assert_same(alone, jax.tree.map(lambda x, rows=rows: x[rows], together), TOLERANCE[dtype])
+    order = np.array([2, 3, 1, 0])
+    permuted = jax.tree.map(lambda x: x[order], together)
+    assert_same(encode(take(inputs, order), order), permuted, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_finite_and_leave_padding_alone(name):
-    inputs = make_inputs()
-    graph, state = nnx.split(build(name))
+@every_case
+def test_batch_and_padding_do_not_matter(name, given):
+    check_batch_and_padding(name, given, "float32", None)
 
-    def loss(state):
-        encoded = nnx.merge(graph, state)(inputs, example_keys(inputs))
+
+@every_name
+def test_batch_and_padding_do_not_matter_with_dropout(name):
+    with jax.enable_x64(True):
+        check_batch_and_padding(name, most(name), "float64", example_keys(), num_layers=2)
+
+
+@every_case
+def test_every_input_acts(name, given):
+    """On pooled vectors and on tokens, whichever of the inputs changes."""
+    encoder, inputs = randomise(build(name, given)), make_inputs(given)
+    before = call(encoder, inputs)
+    changes = []
+    if "vocab_size" in given:
+        changes.append({"tokens": inputs.tokens % 20 + 1})
+    if "num_features" in given:
+        changes.append({"features": inputs.features + np.eye(7, dtype="float32")[4]})
+    if "category_sizes" in given:
+        changes += [{"categories": (inputs.categories + one) % np.array([5, 6])} for one in np.eye(2, dtype=np.int32)]
+    for change in changes:
+        rows = inputs.token_mask.any(1) if "tokens" in change else np.ones(4, bool)
+        after = call(encoder, dataclasses.replace(inputs, **change))
+        assert np.any(after.pooled != before.pooled, axis=1).tolist() == rows.tolist()
+        moved = np.any(after.tokens != before.tokens, axis=2) & after.token_mask
+        assert moved.any(1).tolist() == rows.tolist()
+
+
+@every_case
+def test_gradients_are_finite_and_leave_what_is_not_read_alone(name, given):
+    inputs = make_inputs(given)
+    graph, state = nnx.split(build(name, given, dropout=0.1, category_dropout=0.0))
+
+    def loss(state, features):
+        encoded = nnx.merge(graph, state)(dataclasses.replace(inputs, features=features), example_keys())
         return jnp.square(encoded.pooled - 1).sum() + jnp.square(encoded.tokens - 1).sum()
 
-    gradients = jax.tree.leaves(jax.device_get(jax.jit(jax.grad(loss), compiler_options=QUICK)(state)))
+    by_arguments = jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)
+    gradients, of_features = jax.device_get(by_arguments(state, inputs.features))
+    gradients = jax.tree.leaves(gradients)
     assert all(np.isfinite(g).all() and np.any(g != 0) for g in gradients)
+    assert of_features is None or (np.isfinite(of_features).all() and np.any(of_features != 0, axis=0).all())
     for gradient in gradients:
-        if gradient.shape[0] == SPEC.vocab_size:
+        moved = set(np.flatnonzero(np.any(gradient.reshape(len(gradient), -1) != 0, axis=1)))
+        if gradient.shape[0] == SIZES["vocab_size"]:
             real = np.unique(inputs.tokens[inputs.token_mask])
-            moved = set(np.flatnonzero(np.any(gradient.reshape(len(gradient), -1) != 0, axis=1)))
             # A vector a token moves wherever it stands; a weight a token need not, for one alone in its text.
             assert moved == set(real) if gradient.ndim > 1 else moved <= set(real)
+        if gradient.shape[0] == sum(SIZES["category_sizes"]):
+            # Rows of the second column follow the five of the first.
+            assert moved == set(np.ravel(inputs.categories + np.array([0, 5])))
 
 
 @pytest.mark.parametrize(("name", "option"), [(n, o) for n in NAMES for o in sorted(options_of(n))])
 def test_every_option_acts(name, option):
     value = SMALL.get(option, options_of(name)[option])
-    other = OTHER_NAMES[option] if isinstance(value, str) else value / 2 if isinstance(value, float) else value * 2
-    inputs = make_inputs()
-    one, two = build(name), build(name, **{option: other})
-    shapes = [[x.shape for x in jax.tree.leaves(nnx.state(e, nnx.Param))] for e in (one, two)]
-    if shapes[0] == shapes[1]:
-        keys = example_keys(inputs)
-        assert np.any(call(one, inputs, keys).pooled != call(two, inputs, keys).pooled)
+    if isinstance(value, str):
+        assert value in choices_of(name, option)
+        others = sorted(set(choices_of(name, option)) - {value})
+    else:
+        others = [value / 2 if isinstance(value, float) else value * 2]
+    inputs, keys = make_inputs(most(name)), example_keys()
+    built = [build(name, most(name), **{option: choice}) for choice in (value, *others)]
+    shapes = [[x.shape for x in jax.tree.leaves(nnx.state(encoder, nnx.Param))] for encoder in built]
+    if all(other == shapes[0] for other in shapes):
+        results = [call(encoder, inputs, keys).pooled for encoder in built]
+        assert all(np.any(one != two) for one, two in itertools.combinations(results, 2))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_data_set_without_what_is_read_is_refused(name):
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("bag", {"num_features": 7}, r"reads tokens.*vocab_size.*'mlp'"),
+        ("text_transformer", {"category_sizes": (5,)}, r"reads tokens.*vocab_size.*'mlp'"),
+        ("mlp", {"vocab_size": 53}, r"has text too.*ignore.*'bag' or 'text_transformer', or leave the text column out"),
+        ("mlp", {"vocab_size": 53, "num_features": 7}, "has text too"),
+        ("mlp", {"num_features": 0}, r"neither.*num_features"),
+        *((name, {}, rf"{name}.*(vocab_size|num_features)") for name in NAMES),
+    ],
+)
+def test_a_data_set_without_what_is_read_is_refused(name, given, message):
     dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
-    with pytest.raises(UserError, match=rf"{name}.*(vocab_size|num_features)"):
-        encoder_class(name)(InputSpec(), **dtypes, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=message):
+        encoder_class(name)(InputSpec(**given), **dtypes, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("text_transformer", {"pooling": "frist"}, "did you mean 'first'"),
-        ("text_transformer", {"dim": 18, "num_heads": 3, "num_layers": 1}, None),
+        ("text_transformer", {"dim": 18, "num_heads": 3}, None),
         ("text_transformer", {"dim": 16, "num_heads": 3}, "multiple of 6"),
         ("text_transformer", {"dim": 6, "num_heads": 2}, "multiple of 4"),
-        ("mlp", {"activation": "rleu"}, "did you mean 'relu'"),
         ("mlp", {"num_layers": 0}, "at least 1"),
+        *((name, {"category_dropout": 1.0}, "a probability below 1") for name in ("bag", "mlp", "text_transformer")),
     ],
 )
 def test_options_that_cannot_be(name, options, message):
     if message is None:
-        build(name, **options)
+        build(name, most(name), **options)
     else:
         with pytest.raises(UserError, match=message):
-            build(name, **options)
+            build(name, most(name), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "wrong", "right"),
+    [("text_transformer", "pooling", "frist", "first"), ("mlp", "activation", "rleu", "relu")],
+)
+def test_words_that_are_no_choice_are_refused_with_the_config(name, option, wrong, right):
+    config = base_config()
+    config.encoder.name = name
+    config.encoder[name][option] = wrong
+    with pytest.raises(UserError, match=rf"config.encoder.{name}.{option} is '{wrong}'; did you mean '{right}'"):
+        resolve(config)
+
+
+def test_spec_survives_json():
+    spec = InputSpec(53, 7, (5, 6))
+    again = InputSpec(**json.loads(json.dumps(dataclasses.asdict(spec))))
+    assert again == spec
+    assert again.category_sizes == (5, 6)
+    assert InputSpec(**json.loads('{"vocab_size": 53, "num_features": null}')) == InputSpec(vocab_size=53)
+
+
+def test_categories_read_the_rows_of_their_column():
+    """Id 0, which is missing or unseen, has one in each column, and so has whatever is out of range."""
+    embedding = CategoryEmbedding(
+        (3, 2), 1, category_dropout=0.5, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    embedding.table[...] = jnp.array([[10.0], [11], [12], [20], [21]])
+    categories = jnp.array([[2, 1], [0, 0], [1, 0], [3, 2], [-1, 10**6]])
+    expected = [[12, 21], [10, 20], [11, 20], [10, 20], [10, 20]]
+    np.testing.assert_array_equal(embedding(categories, None)[..., 0], expected)
+
+
+def test_categories_are_dropped_to_unknown_by_example():
+    rate, columns = 0.3, 50
+    embedding = CategoryEmbedding(
+        (2,) * columns, 1, category_dropout=rate, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    encode = jax.jit(lambda categories, keys: embedding(categories, keys)[..., 0], compiler_options=QUICK)
+    embedding.table[...] = jnp.arange(2.0 * columns)[:, None]  # row 2c is unknown, row 2c + 1 is what was given
+    categories, keys = jnp.ones((40, columns), jnp.int32), jax.random.split(jax.random.key(0), 40)
+    known = np.asarray(encode(categories, keys)) - 2 * np.arange(columns)
+    assert set(np.unique(known)) == {0, 1}
+    deviation = np.sqrt(rate * (1 - rate) / known.size)
+    assert abs(1 - known.mean() - rate) < 4 * deviation
+    assert len(np.unique(known, axis=0)) == 40  # no two examples alike
+    assert len(np.unique(known, axis=1).T) == columns  # nor two columns
+    np.testing.assert_array_equal(encode(categories[7:8], keys[7:8]), encode(categories, keys)[7:8])
+    np.testing.assert_array_equal(encode(categories, None) % 2, 1)
+
+
+def test_unknown_is_learned_where_nothing_is_missing():
+    """Without `category_dropout`, row 0 of a column with no missing value would stay what it was at the start."""
+    categories, keys = jnp.ones((64, 1), jnp.int32), jax.random.split(jax.random.key(0), 64)
+    for rate in (0.0, 0.25):
+        embedding = CategoryEmbedding(
+            (2,), 3, category_dropout=rate, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+        )
+        gradient = nnx.grad(lambda module: module(categories, keys).sum())(embedding).table[...]
+        assert np.any(gradient[0] != 0) == (rate > 0)
+        assert gradient.sum() == 64 * 3  # each example reads one row, and nothing is scaled
+
+
+def test_columns_start_about_as_long_as_tokens():
+    """Standardised features, categories and subwords start alike, at a length near 1, whatever the numbers of them."""
+    spec = InputSpec(num_features=300, category_sizes=(500,))
+    tabular = TabularTokens(
+        spec, 200, category_dropout=0.0, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    features = np.random.default_rng(0).normal(size=(500, 300)).astype("float32")
+    lengths = jnp.linalg.norm(tabular(Inputs(features=features, categories=np.arange(500)[:, None]), None), axis=-1)
+    np.testing.assert_allclose(lengths.mean(0), [1, 1], atol=0.05)
+
+
+def with_ones(encoder):
+    """Set every parameter to 1."""
+    nnx.update(encoder, jax.tree.map(jnp.ones_like, nnx.state(encoder, nnx.Param)))
+    return encoder
 
 
 def test_bag_by_hand():
-    encoder = build("bag", dim=2, num_layers=0)
+    encoder = build("bag", ("vocab_size",), dim=2, num_layers=0)
     encoder.embedding.table[...] = jnp.zeros((53, 2)).at[1].set(jnp.array([1.0, 3.0])).at[2].set(jnp.array([3.0, 9.0]))
     inputs = Inputs(jnp.array([[1, 2, 1], [2, 2, 2]]), jnp.array([[True, True, False], [False] * 3]))
     encoded = call(encoder, inputs)
@@ -215,21 +392,85 @@ def test_bag_by_hand():
     np.testing.assert_allclose(weighted.pooled, [[1, -1]], atol=1e-5)
 
 
-def test_mlp_by_hand():
-    encoder = encoder_class("mlp")(
-        InputSpec(num_features=2),
-        dim=3,
-        num_layers=2,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-        rngs=nnx.Rngs(0),
+def test_bag_adds_columns_by_hand():
+    encoder = with_ones(build("bag", tuple(SIZES), dim=4, num_layers=0))
+    encoder.embedding.table[...] = encoder.embedding.table[...].at[2].set(jnp.array([4.0, 0, 0, 0]))
+    encoder.tabular.categories.table[...] = jnp.ones((11, 4)).at[5 + 3].set(jnp.array([0.0, 1, 2, 3]))
+    encoder.norm.bias[...] = jnp.zeros(4)
+    inputs = Inputs(
+        np.array([[1, 2, 0], [1, 1, 1]], np.int32),
+        np.array([[True, True, False], [False] * 3]),
+        np.array([[1, 2, 3, 4, 5, 6, 7], [0] * 7], "float32"),
+        np.array([[2, 3], [0, 3]], np.int32),
     )
-    nnx.update(encoder, jax.tree.map(jnp.ones_like, nnx.state(encoder, nnx.Param)))
-    encoded = encoder(Inputs(features=jnp.array([[1.0, 2], [-3, 1]])), None)
+    for encoded in (call(encoder, inputs), encoder(inputs, None)):
+        features = [[29] * 4, [1] * 4]  # 1 + 2 + … + 7 + 1 (the bias); 0 + 1
+        np.testing.assert_array_equal(encoded.tokens[:, 0], features)
+        np.testing.assert_array_equal(encoded.tokens[:, 1:3], [[[1] * 4, [0, 1, 2, 3]]] * 2)
+        np.testing.assert_array_equal(encoded.tokens[:, 3:], [[[1] * 4, [4, 0, 0, 0], [0] * 4], [[0] * 4] * 3])
+        np.testing.assert_array_equal(encoded.token_mask, [[True] * 5 + [False], [True] * 3 + [False] * 3])
+        # The mean of the text is (5, 1, 1, 1) / 2 and nothing; columns add 30 + (0, 1, 2, 3), and 2 + (0, 1, 2, 3).
+        totals = np.array([[32.5, 31.5, 32.5, 33.5], [2, 3, 4, 5]])
+        centred = totals - [[32.5], [3.5]]
+        np.testing.assert_allclose(encoded.pooled, centred / np.sqrt([[0.5], [1.25]]), atol=1e-5)
+
+
+def test_text_transformer_pools_columns_by_hand():
+    """No layers, and a norm that keeps the order of two numbers and no more: (−1, 1) or (1, −1)."""
+    inputs = Inputs(
+        np.array([[1, 0], [1, 1]], np.int32),
+        np.array([[True, False], [True, True]]),
+        np.array([[1, 0, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0, 0]], "float32"),
+        np.array([[1, 0], [1, 0]], np.int32),
+    )
+    up, down = [-1, 1], [1, -1]
+    tokens = {"num_features": [[up], [down]], "category_sizes": [[up, down]] * 2}
+    text = [[[down], [down, down]], [[True, False], [True, True]]]
+    for given in taken("text_transformer"):
+        before = [[token for size in given[1:] for token in tokens[size][row]] for row in (0, 1)]
+        for pooling in ("mean", "first"):
+            encoder = build("text_transformer", given, dim=2, num_heads=1, num_layers=0, pooling=pooling)
+            encoder.embedding.table[...] = jnp.broadcast_to(jnp.array([5.0, 4.0]), (53, 2))
+            if "num_features" in given:
+                encoder.tabular.features.kernel[...] = jnp.broadcast_to(jnp.array([-2.0, 2.0]), (7, 2))
+            if "category_sizes" in given:
+                encoder.tabular.categories.table[...] = (
+                    jnp.zeros((11, 2)).at[1].set(jnp.array([2.0, 3.0])).at[5].set(jnp.array([3.0, 2.0]))
+                )
+            kept = {field: getattr(inputs, field) for size in given for field in FIELDS[size]}
+            encoded = call(encoder, Inputs(**kept))
+            for row in (0, 1):
+                expected = before[row] + text[0][row]
+                assert encoded.token_mask[row].tolist() == [True] * len(before[row]) + text[1][row]
+                np.testing.assert_allclose(encoded.tokens[row][encoded.token_mask[row]], expected, atol=1e-4)
+                pooled = expected[0] if pooling == "first" else np.mean(expected, 0)
+                np.testing.assert_allclose(encoded.pooled[row], pooled, atol=1e-4)
+
+
+def test_mlp_by_hand():
+    dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    make = partial(encoder_class("mlp"), dim=3, num_layers=2, category_dim=2, **dtypes)
+    encoder = with_ones(make(InputSpec(num_features=2), rngs=nnx.Rngs(0)))
+    features = jnp.array([[1.0, 2], [-3, 1]])
+    encoded = encoder(Inputs(features=features), None)
     # First row: 1 + 2 + 1 (the bias) = 4 thrice, then 4 + 4 + 4 + 1 = 13. Second: relu(−1) = 0, then 1.
     np.testing.assert_array_equal(encoded.pooled, [[13, 13, 13], [1, 1, 1]])
     np.testing.assert_array_equal(encoded.tokens, encoded.pooled[:, None])
     assert encoded.token_mask.all()
+
+    # Two columns of width 2 add 4 ones: 8 and 3 thrice, then 25 and 10. Alone, with the bias, they are 5, then 16.
+    categories = jnp.array([[1, 3], [0, 2]])
+    both = with_ones(make(InputSpec(num_features=2, category_sizes=(2, 4)), rngs=nnx.Rngs(0)))
+    np.testing.assert_array_equal(call(both, Inputs(features=features, categories=categories)).pooled[:, 0], [25, 10])
+    alone = with_ones(make(InputSpec(category_sizes=(2, 4)), rngs=nnx.Rngs(0)))
+    np.testing.assert_array_equal(call(alone, Inputs(categories=categories)).pooled[:, 0], [16, 16])
+    # Side by side, in the order of features, first and second column: a weight of 10 for one of them finds each.
+    both.categories.table[...] = jnp.array([[1.0, 1], [2, 3], [1, 1], [1, 1], [1, 1], [4, 5]])
+    both.layers[1].kernel[...], both.layers[1].bias[...] = jnp.eye(3), jnp.zeros(3)
+    for place, value in enumerate([1, 2, 2, 3, 4, 5]):
+        both.layers[0].kernel[...] = jnp.ones((6, 3)).at[place].set(10.0)
+        pooled = call(both, Inputs(features=features, categories=categories)).pooled[:1]
+        np.testing.assert_array_equal(pooled, np.full((1, 3), 1 + 2 + 2 + 3 + 4 + 5 + 1 + 9 * value))
 
 
 def test_rotation_is_relative():
@@ -251,11 +492,12 @@ def test_attention_to_nothing_is_zero():
     np.testing.assert_array_equal(attention.attend(x, x, x, mask), x.at[1].set(0))
 
 
-def test_text_transformer_against_numpy():
+@pytest.mark.parametrize("given", [("vocab_size",), tuple(SIZES)])
+def test_text_transformer_against_numpy(given):
     """One layer written again with loops and, for the rotations, complex numbers."""
     with jax.enable_x64(True):
-        encoder = randomise(build("text_transformer", "float64", dim=8, num_layers=1, num_heads=2))
-        inputs = take(make_inputs("float64"), np.array([0]), 5)
+        encoder = randomise(build("text_transformer", given, "float64", dim=8, num_layers=1, num_heads=2))
+        inputs = take(make_inputs(given, "float64"), np.array([0]), 5)
         encoded = call(encoder, inputs)
         layer = encoder.layers[0]
 
@@ -272,12 +514,16 @@ def test_text_transformer_against_numpy():
             return np.concatenate([turned.real, turned.imag])
 
         x = np.asarray(encoder.embedding.table[...])[inputs.tokens[0]]
+        if len(given) > 1:
+            features = linear(encoder.tabular.features, inputs.features)
+            categories = np.asarray(encoder.tabular.categories.table[...])[inputs.categories[0] + np.array([0, 5])]
+            x = np.concatenate([features, categories, x])
         h = norm(layer.attention.norm, x)
         query, key, value = (linear(getattr(layer.attention, n), h) for n in ("query", "key", "value"))
         read = np.zeros_like(x)
         for head in (slice(0, 4), slice(4, 8)):
-            for i in range(5):
-                products = [turn(query[i, head], i) @ turn(key[j, head], j) / 2 for j in range(5)]
+            for i in range(len(x)):
+                products = [turn(query[i, head], i) @ turn(key[j, head], j) / 2 for j in range(len(x))]
                 weights = np.exp(products) / np.exp(products).sum()
                 read[i, head] = weights @ value[:, head]
         x = x + linear(layer.attention.out, read)

@@ -11,6 +11,7 @@ defaults of ``config.encoder.<file name>``.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -20,27 +21,46 @@ from mlresearch.pytree import pytree_dataclass
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What an encoder may read: sizes of the inputs of a data set, None where it has none."""
+    """What an encoder may read: sizes of the inputs of a data set, None (or no columns) where it has none.
+
+    vocab_size: number of subword ids. num_features: numeric columns. category_sizes: number of ids of each categorical
+    column, id 0 (missing, or never seen in training) included; a list, as JSON gives it, is taken for a tuple.
+    """
 
     vocab_size: int | None = None
     num_features: int | None = None
+    category_sizes: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "category_sizes", tuple(self.category_sizes))
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether there are numeric features or categorical columns."""
+        return bool(self.num_features or self.category_sizes)
 
 
 @pytree_dataclass
 class Inputs:
     """A batch of model inputs, NumPy on the host; a field is None where the data set has none.
 
-    tokens: int32 subword ids, 0 where padded. token_mask: True = real. features: numeric columns.
+    tokens: int32 subword ids, 0 where padded. token_mask: True = real. features: numeric columns, standardised and
+    without NaN. categories: int32 ids of the categorical columns, 0 where missing or never seen in training.
     """
 
     tokens: Int[Array | np.ndarray, "batch length"] | None = None
     token_mask: Bool[Array | np.ndarray, "batch length"] | None = None
     features: Float[Array | np.ndarray, "batch features"] | None = None
+    categories: Int[Array | np.ndarray, "batch columns"] | None = None
 
 
 @pytree_dataclass
 class Encoded:
-    """What a decoder reads: a vector a token, which tokens are real, and one pooled vector an example."""
+    """What a decoder reads: a vector a token, which tokens are real, and one pooled vector an example.
+
+    Where an encoder gives tokens for features and categorical columns beside those of a text, they stand before them:
+    one for all features, if there are any, and one a categorical column.
+    """
 
     tokens: Float[Array, "batch length dim"]
     token_mask: Bool[Array, "batch length"]

@@ -1,4 +1,4 @@
-"""Bag of subwords: a weighted mean of the embeddings of the real tokens, and an MLP if asked for."""
+"""Bag of subwords: a weighted mean of embeddings, to which columns are added, and an MLP if asked for."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,18 +9,23 @@ from mlresearch.attention import LayerNorm, MLPBlock, TokenEmbedding, masked_sof
 from mlresearch.dropout import dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
+from mlresearch.tabular import TabularTokens, prepend
 
 EMBEDDING_SITE = 0
 MLP_SITE = 1  # and one more a layer
 
 
 class Encoder(nnx.Module):
-    """Tokens are subword embeddings; pooled is ``norm(mlp(Σ aₜ xₜ))``, a weighted mean of those of real tokens.
+    """Tokens are embeddings; pooled is ``norm(mlp(Σ aₜ xₜ + Σ yᶜ))``, of real subwords xₜ and of columns yᶜ.
 
     The weights are ``a = softmax(w)`` over the tokens of a text, where w is a learned number for each entry of the
     vocabulary: 0 at first, so that all weigh alike, and in time what an inverse document frequency stands for. The MLP
     is `num_layers` pre-norm residual blocks of width ``mlp_ratio · dim``. The mean of no tokens is 0. Dropout acts on
-    the mean rather than on the tokens, which would take `length` times as many random bits.
+    the sum rather than on the tokens, which would take `length` times as many random bits.
+
+    The yᶜ are there where the data set has features or categorical columns: `mlresearch.tabular.TabularTokens`, with
+    `category_dropout` the probability that training takes a category for an unknown one. They are summed, not averaged,
+    so that a column says as much whether there are others or not. The tokens then are theirs and those of the text.
 
     Raises `UserError` where the data set has no tokens.
 
@@ -36,6 +41,7 @@ class Encoder(nnx.Module):
         num_layers: int = 0,
         mlp_ratio: int = 1,
         dropout: float = 0.1,
+        category_dropout: float = 0.05,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -43,7 +49,7 @@ class Encoder(nnx.Module):
         if spec.vocab_size is None:
             raise UserError(
                 "encoder 'bag' reads tokens, but this data set has no vocabulary (vocab_size is not set); "
-                "choose an encoder of features, such as 'mlp'"
+                "choose an encoder of features and categories, such as 'mlp'"
             )
         self.embedding = TokenEmbedding(spec.vocab_size, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.log_weights = nnx.Param(jnp.zeros(spec.vocab_size, param_dtype))
@@ -60,11 +66,16 @@ class Encoder(nnx.Module):
             for layer in range(num_layers)
         )
         self.norm = LayerNorm(dim, dtype=dtype, param_dtype=param_dtype)
+        self.tabular = (
+            TabularTokens(spec, dim, category_dropout=category_dropout, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if spec.has_columns
+            else None
+        )
         self.dim = dim
         self.dropout = dropout
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
-        """Encode `inputs.tokens`; what stands under the mask is never read."""
+        """Encode `inputs.tokens` and all columns; what stands under the mask is never read."""
         assert inputs.tokens is not None
         assert inputs.token_mask is not None
         mask = jnp.asarray(inputs.token_mask)
@@ -72,8 +83,12 @@ class Encoder(nnx.Module):
         log_weights = self.log_weights[...][jnp.where(mask, inputs.tokens, 0)]
         statistics = statistics_dtype(tokens.dtype)
         weights = masked_softmax(log_weights.astype(statistics), mask)
-        mean = jnp.einsum("bl,bld->bd", weights, tokens.astype(statistics)).astype(tokens.dtype)
-        pooled = dropout(mean, self.dropout, dropout_keys, EMBEDDING_SITE)
+        pooled = jnp.einsum("bl,bld->bd", weights, tokens.astype(statistics))
+        if self.tabular is not None:
+            columns = self.tabular(inputs, dropout_keys)
+            pooled = pooled + columns.sum(1, dtype=statistics)
+            tokens, mask = prepend(columns, tokens, mask)
+        pooled = dropout(pooled.astype(tokens.dtype), self.dropout, dropout_keys, EMBEDDING_SITE)
         for layer in self.layers:
             pooled = layer(pooled, dropout_keys=dropout_keys)
         return Encoded(tokens=tokens, token_mask=mask, pooled=self.norm(pooled))

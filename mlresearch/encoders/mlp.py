@@ -1,6 +1,7 @@
-"""Multi-layer perceptron over numeric features."""
+"""Multi-layer perceptron over numeric features and categorical columns."""
 
 import itertools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +11,24 @@ from jaxtyping import Array, Key
 
 from mlresearch.dropout import dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
-from mlresearch.errors import UserError, suggest
+from mlresearch.errors import UserError
+from mlresearch.tabular import CategoryEmbedding
 
 SITE = 100  # and one more a layer
+Activation = Literal["gelu", "relu", "tanh"]
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class Encoder(nnx.Module):
     """Pooled is ``h`` after `num_layers` times ``h ← dropout(activation(W h + b))``; also the only token.
 
-    With a linear decoder this is the network of the C-HMCNN experiments. Features are standardised, and
-    missing values imputed, before they come here.
+    At first h is the numeric features and, beside them, an embedding of width `category_dim` of each categorical column
+    (`mlresearch.tabular.CategoryEmbedding`, where `category_dropout` is the probability that training takes a category
+    for an unknown one). Either alone will do. Features are standardised, and missing values imputed, before they come
+    here. With a linear decoder, and on features alone, this is the network of the C-HMCNN experiments.
 
-    Raises `UserError` where the data set has no features, and for an unknown activation.
+    Raises `UserError` where the data set has neither features nor categorical columns, where it has text, which would
+    not be read, and for no layers.
 
     Source: Giunchiglia and Lukasiewicz, "Coherent Hierarchical Multi-Label Classification Networks", 2020.
     """
@@ -33,35 +39,62 @@ class Encoder(nnx.Module):
         *,
         dim: int = 512,
         num_layers: int = 2,
-        activation: str = "relu",
+        activation: Activation = "relu",
         dropout: float = 0.5,
+        category_dim: int = 16,
+        category_dropout: float = 0.05,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        if spec.num_features is None:
+        if spec.vocab_size is not None:
             raise UserError(
-                "encoder 'mlp' reads numeric features, but this data set has none (num_features is not set); "
-                "choose an encoder of tokens, such as 'bag' or 'text_transformer'"
+                "encoder 'mlp' reads numeric features and categories, but this data set has text too (vocab_size is "
+                "set), which it would ignore; choose an encoder that reads all three, 'bag' or 'text_transformer', or "
+                "leave the text column out"
+            )
+        if not spec.has_columns:
+            raise UserError(
+                "encoder 'mlp' reads numeric features and categories, but this data set has neither (num_features and "
+                "category_sizes are not set); give it a column to read"
             )
         if num_layers < 1:
             raise UserError(f"encoder 'mlp' needs num_layers of at least 1, not {num_layers}")
-        if activation not in ACTIVATIONS:
-            raise UserError(f"encoder 'mlp' has no activation {activation!r}{suggest(activation, ACTIVATIONS)}")
-        widths = [spec.num_features] + [dim] * num_layers
+        self.categories = (
+            CategoryEmbedding(
+                spec.category_sizes,
+                category_dim,
+                category_dropout=category_dropout,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+            if spec.category_sizes
+            else None
+        )
+        width = (spec.num_features or 0) + len(spec.category_sizes) * category_dim
+        widths = [width] + [dim] * num_layers
         self.layers = nnx.List(
             nnx.Linear(width_in, width_out, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
             for width_in, width_out in itertools.pairwise(widths)
         )
+        self.reads_features = bool(spec.num_features)
         self.activation = activation
         self.dim = dim
         self.dropout = dropout
         self.dtype = dtype
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
-        """Encode `inputs.features`."""
-        assert inputs.features is not None
-        pooled = jnp.asarray(inputs.features, self.dtype)
+        """Encode `inputs.features` and `inputs.categories`."""
+        columns = []
+        if self.reads_features:
+            assert inputs.features is not None
+            columns.append(jnp.asarray(inputs.features, self.dtype))
+        if self.categories is not None:
+            assert inputs.categories is not None
+            embedded = self.categories(jnp.asarray(inputs.categories), dropout_keys)
+            columns.append(embedded.reshape(embedded.shape[0], -1))
+        pooled = jnp.concatenate(columns, axis=-1)
         for number, layer in enumerate(self.layers):
             pooled = dropout(ACTIVATIONS[self.activation](layer(pooled)), self.dropout, dropout_keys, SITE + number)
         token_mask = jnp.ones((pooled.shape[0], 1), bool)

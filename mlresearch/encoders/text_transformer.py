@@ -1,4 +1,6 @@
-"""Transformer encoder over subword tokens, trained from scratch."""
+"""Transformer encoder over subword tokens and columns, trained from scratch."""
+
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,12 +10,13 @@ from jaxtyping import Array, Bool, Float, Key
 from mlresearch.attention import AttentionBlock, LayerNorm, MLPBlock, TokenEmbedding, masked_mean
 from mlresearch.dropout import dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
-from mlresearch.errors import UserError, suggest
+from mlresearch.errors import UserError
+from mlresearch.tabular import TabularTokens, prepend
 
 EMBEDDING_SITE = 200
 LAYER_SITE = 201  # and two more a layer
 
-POOLINGS = ("mean", "first")
+Pooling = Literal["mean", "first"]
 
 
 class Layer(nnx.Module):
@@ -66,11 +69,17 @@ class Encoder(nnx.Module):
     """Tokens are the states after the last layer, 0 where padded; pooled is their mean or the first one.
 
     `num_layers` pre-norm layers with rotary positions, each with an MLP of width ``mlp_ratio · dim``. No
-    token reads a padded one, so that padding changes nothing. An example without tokens is pooled to 0.
-    pooling: "mean" over real tokens, or "first", the token in the first column.
+    token reads a padded one, so that padding changes nothing.
 
-    Raises `UserError` where the data set has no tokens, for an unknown pooling, and for a `dim` that is not a
-    multiple of ``2 · num_heads``.
+    Where the data set has features or categorical columns, their tokens (`mlresearch.tabular.TabularTokens`) stand
+    before those of the text, at positions of their own, and all read one another. `category_dropout` is the probability
+    that training takes a category for an unknown one.
+
+    pooling: "mean" over all real tokens, those of columns too; or "first", the first one of the sequence: with text
+    alone the first subword, with features their token, else that of the first categorical column. An example without
+    any real token is pooled to 0, which takes a data set of text alone.
+
+    Raises `UserError` where the data set has no text, and for a `dim` that is not a multiple of ``2 · num_heads``.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017; Su et al., "RoFormer: Enhanced Transformer with
     Rotary Position Embedding", 2021.
@@ -85,7 +94,8 @@ class Encoder(nnx.Module):
         num_heads: int = 4,
         mlp_ratio: int = 4,
         dropout: float = 0.1,
-        pooling: str = "mean",
+        category_dropout: float = 0.05,
+        pooling: Pooling = "mean",
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -93,10 +103,8 @@ class Encoder(nnx.Module):
         if spec.vocab_size is None:
             raise UserError(
                 "encoder 'text_transformer' reads tokens, but this data set has no vocabulary (vocab_size is "
-                "not set); choose an encoder of features, such as 'mlp'"
+                "not set); choose an encoder of features and categories, such as 'mlp'"
             )
-        if pooling not in POOLINGS:
-            raise UserError(f"encoder 'text_transformer' has no pooling {pooling!r}{suggest(pooling, POOLINGS)}")
         self.embedding = TokenEmbedding(spec.vocab_size, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.layers = nnx.List(
             Layer(
@@ -112,16 +120,23 @@ class Encoder(nnx.Module):
             for layer in range(num_layers)
         )
         self.norm = LayerNorm(dim, dtype=dtype, param_dtype=param_dtype)
+        self.tabular = (
+            TabularTokens(spec, dim, category_dropout=category_dropout, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if spec.has_columns
+            else None
+        )
         self.pooling = pooling
         self.dim = dim
         self.dropout = dropout
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
-        """Encode `inputs.tokens`; what stands under the mask is never read."""
+        """Encode `inputs.tokens` and all columns; what stands under the mask is never read."""
         assert inputs.tokens is not None
         assert inputs.token_mask is not None
         mask = jnp.asarray(inputs.token_mask)
         tokens = self.embedding(jnp.asarray(inputs.tokens), mask)
+        if self.tabular is not None:
+            tokens, mask = prepend(self.tabular(inputs, dropout_keys), tokens, mask)
         tokens = dropout(tokens, self.dropout, dropout_keys, EMBEDDING_SITE)
         for layer in self.layers:
             tokens = layer(tokens, mask, dropout_keys)
