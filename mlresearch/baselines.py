@@ -17,12 +17,12 @@ from sklearn.linear_model import SGDClassifier
 
 from mlresearch import environment, workdir
 from mlresearch.config import resolve
-from mlresearch.data import Dataset, Records
+from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
 from mlresearch.decisions import ScoredBatch, collect_scores
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import fit_decisions, report, write_predictions
 from mlresearch.files import write_json
-from mlresearch.inputs import hierarchy_of, load_dataset
+from mlresearch.inputs import load_dataset
 from mlresearch.progress import track
 
 LEAST_PROBABILITY = 1e-6
@@ -73,8 +73,9 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     started = time.time()
 
     dataset = load_dataset(config)
-    hierarchy = hierarchy_of(dataset)
-    baseline = BASELINES[name](dataset, config.seed)
+    hierarchy = dataset.hierarchy
+    texts_of(dataset.train, dataset.name)  # before anything is fitted
+    baseline = BASELINES[name](dataset.train, dataset.label_space.num_labels, config.seed)
     trained = time.time()
 
     workdir.claim(folder, own_config)
@@ -96,7 +97,7 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
         "seed": config.seed,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
         "label_space": {"hash": dataset.label_space.hash, "num_labels": dataset.label_space.num_labels},
-        "identity": workdir.identity(dataset, hierarchy, None),
+        "identity": workdir.identity(dataset, {}),
         "inputs": {"vocab_size": None, "num_features": baseline.num_features},
         "examples": {split: len(records) for split, records in dataset.splits.items()},
         "truncated_token_share": dict.fromkeys(dataset.splits, 0.0),
@@ -113,17 +114,19 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
 
 def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredBatch:
     """Return what a baseline says of every example of a split, as one batch."""
-    log_marginals, mode = baseline.score(texts_of(dataset, split), f"score {split}")
-    labels = dataset.splits[split].labels.multi_hot(dataset.label_space.num_labels)
+    records = dataset.splits[split]
+    log_marginals, mode = baseline.score(texts_of(records, dataset.name), f"score {split}")
+    labels = records.labels.multi_hot(dataset.label_space.num_labels)
     return ScoredBatch(log_marginals, labels, mode, np.ones(len(labels), bool))
 
 
-def texts_of(dataset: Dataset, split: str) -> tuple[str, ...]:
-    """Return the texts of a split; a data set without any is a `UserError`."""
-    texts = dataset.splits[split].texts
-    if texts is None:
-        raise UserError(f"the baselines read texts, but the data set {dataset.name!r} has none")
-    return texts
+def texts_of(records: Records, name: str) -> tuple[str, ...]:
+    """Return the texts of examples; a data set without any, or with labels that are not on or off, is a `UserError`."""
+    if records.texts is None:
+        raise UserError(f"the baselines read texts, but the data set {name!r} has none")
+    if records.labels.has_soft or records.labels.has_unknown:
+        raise UserError(f"the baselines take labels that are on or off, but {name!r} has soft or unknown ones")
+    return records.texts
 
 
 class TfIdf:
@@ -173,10 +176,11 @@ class NearestDescription(Baseline):
     Source: Cover & Hart, "Nearest Neighbor Pattern Classification", 1967.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, training: TrainingRecords, num_labels: int, seed: int) -> None:
         del seed  # nothing is drawn
-        texts, labels = texts_of(dataset, "train"), dataset.splits["train"].labels
-        self.num_labels = dataset.label_space.num_labels
+        require_training(training)
+        texts, labels = training.texts or (), training.labels
+        self.num_labels = num_labels
         self._tfidf = TfIdf(
             TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32),
             TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, dtype=np.float32),
@@ -237,17 +241,17 @@ class OneVsRest(Baseline):
     Source: Bottou, "Large-Scale Machine Learning with Stochastic Gradient Descent", 2010.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, training: TrainingRecords, num_labels: int, seed: int) -> None:
+        require_training(training)
         self._tfidf = TfIdf(
             TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
         )
-        rows = self._tfidf.fit(texts_of(dataset, "train"))
-        records, num_labels = dataset.splits["train"], dataset.label_space.num_labels
-        counts = records.labels.counts(num_labels)
-        fitted = np.flatnonzero(np.minimum(counts, len(records) - counts) >= MIN_POSITIVES)
+        rows = self._tfidf.fit(training.texts or ())
+        counts = training.labels.counts(num_labels)
+        fitted = np.flatnonzero(np.minimum(counts, len(training) - counts) >= MIN_POSITIVES)
         self.weights = np.zeros((num_labels, rows.shape[1]), np.float32)
-        self.intercepts = special.logit(np.where(2 * counts > len(records), 1 - LEAST_PROBABILITY, LEAST_PROBABILITY))
-        classifiers = fit_labels(rows, records, fitted, num_labels, seed)
+        self.intercepts = special.logit(np.where(2 * counts > len(training), 1 - LEAST_PROBABILITY, LEAST_PROBABILITY))
+        classifiers = fit_labels(rows, training, fitted, num_labels, seed)
         for label, classifier in zip(fitted, track(classifiers, "fit one_vs_rest", len(fitted)), strict=True):
             self.weights[label], self.intercepts[label] = classifier.coef_[0], classifier.intercept_[0]
         self.num_features = rows.shape[1]
@@ -281,8 +285,8 @@ def fit_labels(
     return parallel(joblib.delayed(fit)(label) for label in labels.tolist())
 
 
-BASELINES: dict[str, Callable[[Dataset, int], Baseline]] = {
+BASELINES: dict[str, Callable[[TrainingRecords, int, int], Baseline]] = {
     "nearest_description": NearestDescription,
     "one_vs_rest": OneVsRest,
 }
-"""Makers of baselines by name, from a data set and a seed; they read the training split alone."""
+"""Makers of baselines by name, from the training split, the number of labels and a seed."""

@@ -1,5 +1,6 @@
 """The one base config, and its checks. A config file overrides what it needs and nothing else."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -13,6 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.data.preparation import Preparation
+from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
 from mlresearch.decisions import GRID, check_threshold_search
 from mlresearch.errors import UserError, suggest
@@ -28,7 +31,8 @@ def base_config() -> ConfigDict:
     """Return the defaults of everything.
 
     The options of each encoder, decoder, head, loss and data source are its constructor's keyword arguments, in a
-    section named after its file: ``config.head.conditional.siblings``. Only those of the chosen ones act.
+    section named after its file: ``config.head.conditional.siblings``. Only those of the chosen ones act. Options that
+    several data sources have stand in ``config.data`` itself.
     """
     config = ConfigDict(
         {
@@ -36,6 +40,14 @@ def base_config() -> ConfigDict:
             "data": {
                 "name": "icd10cm/terms",  # data source, and which of its data sets
                 "dir": "",  # prepared files; empty: MLRESEARCH_DATA_DIR, or ~/.cache/mlresearch/data
+                "closure": "up",  # up: rows get all ancestors of their labels | check: a row that lacks one is an error
+                "overlaps": "keep",  # keep | drop inputs that stand in a later split (train, validation, test), too
+                "split": dataclasses.asdict(Splitting()),  # how splits are drawn that the data set does not give
+                **data.SHARED,
+            },
+            "columns": {
+                "standardise": True,  # numeric features, by the mean and the deviation of the training split
+                "min_count": 1,  # categories that fewer training rows have count as never seen
             },
             "text": {
                 "vocab_size": 8192,  # SentencePiece, trained on the training split
@@ -120,14 +132,22 @@ def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
     """Raise `UserError` if one of the keys that the user gave is an option of a part that is not chosen."""
     for kind in (*PARTS, "data"):
         chosen = str(config[kind].name).partition("/")[0]
+        names = data.sources() if kind == "data" else part_names(kind)
         for key in given:
             section, _, rest = key.partition(".")
             name, _, option = rest.partition(".")
-            if section == kind and option and name != chosen:
+            if section == kind and option and name in names and name != chosen:
                 raise UserError(
                     f"config.{key} is set, but config.{kind}.name is {config[kind].name!r}: "
                     f"set the name to {name!r} too, or leave the option out"
                 )
+    source = str(config.data.name).partition("/")[0]
+    if source in data.sources():
+        own = data.shared_options(source)
+        for key in given:
+            option = key.removeprefix("data.")
+            if option in data.SHARED and option not in own and option != "manual_dir":
+                raise UserError(f"config.{key} is set, but the data source {source!r} does not read it: leave it out")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -151,7 +171,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
             if choices and value not in choices:
                 raise UserError(f"{key} is {value!r}{suggest(value, choices)}")
-            if option == "dropout" and not 0 <= value < 1:
+            if option.endswith("dropout") and not 0 <= value < 1:
                 raise UserError(f"{key} is {value}; it is a probability below 1")
             least = 1 if "dim" in option or "ratio" in option or option == "num_heads" else 0
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
@@ -160,9 +180,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
             del resolved[kind][name]
     source = resolved.data.name.partition("/")[0]
     data.check_name(resolved.data.name)
-    for name in set(data.sources()) - {source}:
+    for name in {*data.sources(), *data.SHARED} - {source, *data.shared_options(source)}:
         del resolved.data[name]
     _check_values(resolved)
+    preparation(resolved)
     return resolved.lock()
 
 
@@ -174,18 +195,20 @@ def _check_values(config: ConfigDict) -> None:
         "model.dtype": ("float32", "bfloat16", "float64"),
         "model.param_dtype": ("float32", "bfloat16", "float64"),
         "text.algorithm": ALGORITHMS,
+        "data.unknown_labels": ("error", "drop"),
     }
+    flat = flatten(to_dict(config))
     for key, known in choices.items():
-        value = _at(config, key)
-        if value not in known:
-            raise UserError(f"config.{key} is {value!r}{suggest(value, known)}")
-    for key, value in flatten(to_dict(config)).items():
+        if key in flat and flat[key] not in known:  # not all data sources have all options
+            raise UserError(f"config.{key} is {flat[key]!r}{suggest(flat[key], known)}")
+    for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{key} is {value}; it must be finite")
     positive = (
         *("train.num_epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_seconds"),
         *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
         "text.vocab_size",
+        "columns.min_count",
     )
     for key in positive:
         if not _at(config, key) > 0:
@@ -201,6 +224,11 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")
     if config.seed >= 1 << 32:
         raise UserError(f"config.seed is {config.seed}; it must be below 2³²")
+
+
+def preparation(config: ConfigDict) -> Preparation:
+    """Return what the config wants done to the examples of any source; a setting out of range is a `UserError`."""
+    return Preparation(config.data.closure, config.data.overlaps, Splitting(**config.data.split.to_dict()))
 
 
 def check_key(key: str) -> None:

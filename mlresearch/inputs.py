@@ -1,48 +1,103 @@
-"""From a config to the batches of a run: data set, tokenizer, model inputs."""
+"""From a config to the batches of a run: data set, what is learnt of it before the model, model inputs."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch import data
-from mlresearch.data.pipeline import Batches, EncodedSplit, encode, length_buckets
+from mlresearch.config import preparation
+from mlresearch.data.columns import Columns
+from mlresearch.data.pipeline import Batches, EncodedSplit, length_buckets
+from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
 from mlresearch.data.text import Tokenizer
+from mlresearch.encoders import InputSpec
 from mlresearch.environment import default_data_dir
-from mlresearch.hierarchy import LabelHierarchy
 
 
-def load_dataset(config: ConfigDict) -> data.Dataset:
+def load_dataset(config: ConfigDict) -> Dataset:
     """Return the data set that the config names, prepared if need be."""
     source = config.data.name.partition("/")[0]
-    return data.load(config.data.name, config.data[source].to_dict(), config.data.dir or default_data_dir())
+    shared = {option: config.data[option] for option in data.shared_options(source)}
+    settings = config.data[source].to_dict() | shared
+    return data.load(config.data.name, settings, config.data.dir or default_data_dir(), preparation(config))
 
 
-def hierarchy_of(dataset: data.Dataset) -> LabelHierarchy | None:
-    """Return the hierarchy of a data set's labels, None where they are flat."""
-    if dataset.parents is None:
-        return None
-    return LabelHierarchy.from_edges(dataset.label_space.names, dataset.parents)
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What is learnt from the training split before the model: subwords, scales, vocabularies of categories.
 
-
-def train_tokenizer(config: ConfigDict, dataset: data.Dataset) -> Tokenizer | None:
-    """Return the run's tokenizer, trained on the training split alone; None where there are no texts.
-
-    Equal texts give an equal tokenizer, so a run that goes on trains its own once more.
+    tokenizer: None where there are no texts; columns: None where there are no numeric or categorical ones. max_length:
+    tokens a text is cut to.
     """
-    texts = dataset.splits["train"].texts
-    if texts is None:
-        return None
-    settings = config.text
-    return Tokenizer.train(
-        texts, vocab_size=settings.vocab_size, algorithm=settings.algorithm, lowercase=settings.lowercase
-    )
+
+    tokenizer: Tokenizer | None
+    columns: Columns | None
+    max_length: int
+
+    @classmethod
+    def learn(cls, config: ConfigDict, training: TrainingRecords, dataset: Dataset) -> "Preprocessing":
+        """Learn from training records, of the data set only the names of its columns; others are a `TypeError`.
+
+        Equal records give equal results, so a run that goes on learns its own once more.
+        """
+        require_training(training)
+        tokenizer = columns = None
+        if training.texts is not None:
+            tokenizer = Tokenizer.train(
+                training.texts,
+                vocab_size=config.text.vocab_size,
+                algorithm=config.text.algorithm,
+                lowercase=config.text.lowercase,
+            )
+        if training.features is not None or training.categories is not None:
+            columns = Columns.learn(training, dataset, **config.columns)
+        return cls(tokenizer, columns, config.text.max_length)
+
+    @property
+    def spec(self) -> InputSpec:
+        """What an encoder may read."""
+        num_features = 0 if self.columns is None else len(self.columns.feature_names)
+        return InputSpec(
+            vocab_size=None if self.tokenizer is None else self.tokenizer.vocab_size,
+            num_features=num_features or None,
+            category_sizes=() if self.columns is None else self.columns.category_sizes,
+        )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hashes, by the names that errors use."""
+        tokenizer = b"" if self.tokenizer is None else self.tokenizer.model
+        columns = b"" if self.columns is None else json.dumps(self.columns.to_json()).encode()
+        return {
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            "columns": hashlib.sha256(columns).hexdigest(),
+        }
+
+    def encode(self, records: Records) -> EncodedSplit:
+        """Return the model inputs of examples."""
+        split = EncodedSplit(
+            labels=records.labels,
+            lengths=np.zeros(len(records), np.int32),
+            features=None if self.columns is None else self.columns.features(records),
+            categories=None if self.columns is None else self.columns.categories(records),
+        )
+        if self.tokenizer is None or records.texts is None:
+            return split
+        encoding = self.tokenizer.encode(records.texts, self.max_length)
+        return dataclasses.replace(
+            split,
+            tokens=encoding.tokens,
+            lengths=encoding.lengths,
+            num_tokens=encoding.num_tokens,
+            num_truncated_tokens=encoding.num_truncated_tokens,
+        )
 
 
-def encode_splits(config: ConfigDict, dataset: data.Dataset, tokenizer: Tokenizer | None) -> dict[str, EncodedSplit]:
-    """Return the model inputs of every split."""
-    return {name: encode(records, tokenizer, config.text.max_length) for name, records in dataset.splits.items()}
-
-
-def make_batches(config: ConfigDict, splits: dict[str, EncodedSplit], num_labels: int) -> dict[str, Batches]:
+def make_batches(config: ConfigDict, splits: Mapping[str, EncodedSplit], num_labels: int) -> dict[str, Batches]:
     """Return the batches of every split, all cut to the same padded lengths, those of the training split."""
     longest = max(int(split.lengths.max(initial=1)) for split in splits.values())
     buckets = length_buckets(np.append(splits["train"].lengths, longest), config.text.num_buckets)

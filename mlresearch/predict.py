@@ -1,10 +1,11 @@
-"""A trained run, loaded: ``mlresearch.load(workdir).predict(texts)``."""
+"""A trained run, loaded: ``mlresearch.load(workdir).predict(inputs)``."""
 
 import contextlib
 import dataclasses
-import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +15,12 @@ from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class
 from mlresearch.data import Records
-from mlresearch.data.pipeline import Batch, Batches, encode, length_buckets
-from mlresearch.data.text import Tokenizer
+from mlresearch.data.pipeline import Batch, Batches, length_buckets
 from mlresearch.decisions import Decision, SplitScores
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import report, score_split
-from mlresearch.inputs import encode_splits, load_dataset, make_batches
+from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
@@ -57,16 +57,15 @@ class Run:
         self.label_space, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
-        self.tokenizer = None if spec.vocab_size is None else Tokenizer.load(self.folder / "tokenizer.model")
+        self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
         graphdef, params, structure = create_model(self.config, spec, num_labels, self.hierarchy)
         optimizer = make_optimizer(self.config.optim, self.record["num_steps"])
         # The data set need not be there any more, so its fingerprint is taken as recorded.
-        tokenizer = b"" if self.tokenizer is None else self.tokenizer.model
         identity = {
             "data set": self.record["data"]["fingerprint"],
             **workdir.label_identity(self.label_space, self.hierarchy),
-            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            **self.preprocessing.identity,
         }
         with contextlib.closing(Checkpoints(self.folder)) as checkpoints:
             state, _ = checkpoints.restore(init_state(params, optimizer, self.config.seed), identity)
@@ -88,41 +87,80 @@ class Run:
             raise UserError(f"there is no decision {name!r}{suggest(name, self.decisions)}")
         return self.decisions[name]
 
-    def score_texts(self, texts: Sequence[str]) -> SplitScores:
-        """Return marginals and mode of each text, in order."""
-        if self.tokenizer is None:
-            raise UserError(f"{self.folder}: the run was trained on features, not on texts")
-        if not texts:
-            raise UserError("there is no text to predict labels of")
-        for number, text in enumerate(texts, 1):
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise UserError(f"text {number} is not Unicode: {text[:40]!r}")
-        none = LabelSets.from_rows([()] * len(texts))
-        records = Records(texts=tuple(texts), features=None, labels=none, keys=("",) * len(texts))
-        split = encode(records, self.tokenizer, self.config.text.max_length)
+    def records(self, inputs: Sequence[str | Mapping[str, Any]]) -> Records:
+        """Return inputs as examples without labels.
+
+        An input is a text, or an object with what the run was trained on: ``text``; ``features``, an object of the
+        numeric columns' values (None = missing); ``categories``, one of the categorical columns' values. Columns that
+        are left out are missing; other fields are not read. A mistake is a `UserError` that names the input by its
+        number.
+        """
+        if not inputs:
+            raise UserError("there is no input to predict labels of")
+        columns = self.preprocessing.columns
+        feature_names = () if columns is None else columns.feature_names
+        category_names = () if columns is None else columns.category_names
+        expected = {
+            "text": self.preprocessing.tokenizer is not None,
+            "features": bool(feature_names),
+            "categories": bool(category_names),
+        }
+        texts: list[str] = []
+        features = np.full((len(inputs), len(feature_names)), np.nan, np.float32)
+        categories: list[tuple[str, ...]] = []
+        for row, given in enumerate(inputs):
+            where = f"input {row + 1}"
+            fields = {"text": given} if isinstance(given, str) else given
+            if not isinstance(fields, Mapping):
+                raise UserError(f"{where} is neither a text nor an object")
+            for name, there in expected.items():
+                if name in fields and not there:
+                    wanted = [known for known in expected if expected[known]]
+                    raise UserError(f"{where}: the run does not read {name!r}; it reads {', '.join(wanted)}")
+            if expected["text"]:
+                texts.append(_text(fields.get("text"), where))
+            numbers = _columns(fields.get("features"), feature_names, where)
+            for place, name in enumerate(feature_names):
+                features[row, place] = _number(numbers.get(name), f"{where}: feature {name!r}")
+            values = _columns(fields.get("categories"), category_names, where)
+            for name, value in values.items():
+                if value is not None and not isinstance(value, str):
+                    raise UserError(f"{where}: category {name!r} is {value!r}, not a string or null")
+            categories.append(tuple(values.get(name) or "" for name in category_names))
+        return Records(
+            labels=LabelSets.from_rows([()] * len(inputs)),
+            keys=("",) * len(inputs),
+            texts=tuple(texts) if expected["text"] else None,
+            features=features if feature_names else None,
+            categories=tuple(zip(*categories, strict=True)) if category_names else None,
+        )
+
+    def score_inputs(self, inputs: Sequence[str | Mapping[str, Any]]) -> SplitScores:
+        """Return marginals and mode of each input, in order; see `records` for what an input is."""
+        split = self.preprocessing.encode(self.records(inputs))
         num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
         batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
-        return score_split(self.score, batches, "texts", fingerprint="")[0]
+        return score_split(self.score, batches, "inputs", fingerprint="")[0]
 
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         dataset = load_dataset(self.config)
         if dataset.fingerprint != self.record["data"]["fingerprint"]:
             raise UserError(f"{self.folder}: {dataset.name} is not what it was when the run was trained on it")
-        splits = encode_splits(self.config, dataset, self.tokenizer)
+        splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
         scores, loss = score_split(self.score, batches, split, dataset.fingerprint)
         return report(scores, loss, self.decisions, self.hierarchy)
 
     def predict(
-        self, texts: Sequence[str], *, decision: str = "mode", min_probability: float = 0.05
+        self, inputs: Sequence[str | Mapping[str, Any]], *, decision: str = "mode", min_probability: float = 0.05
     ) -> list[list[LabelPrediction]]:
-        """Return for each text the labels that `decision` switches on or that are at least `min_probability` probable.
+        """Return for each input the labels that `decision` switches on or that are at least `min_probability` probable.
 
         Labels stand in the order of the label space, so that with a hierarchy in that order parents come first.
         """
-        scores = self.score_texts(texts)
+        scores = self.score_inputs(inputs)
         on = self.decision(decision).apply(scores)
         listed = on | (np.exp(scores.log_marginals) >= min_probability)
         names, descriptions = self.label_space.names, self.label_space.descriptions
@@ -136,5 +174,33 @@ class Run:
                 )
                 for label in np.flatnonzero(listed[row])
             ]
-            for row in range(len(texts))
+            for row in range(len(inputs))
         ]
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: the text is {'missing' if value is None else f'no string: {value!r:.60}'}")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{where}: the text is not Unicode: {value[:40]!r}")
+    return value
+
+
+def _columns(value: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
+    """Return the values of columns by name; a column that the run does not have is a `UserError`."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: columns are given as an object of names and values, not as {value!r:.60}")
+    for name in value:
+        if name not in names:
+            raise UserError(f"{where}: there is no column {name!r}{suggest(str(name), names)}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= np.finfo(np.float32).max:
+        raise UserError(f"{where} is {value!r:.60}, not a finite number or null")
+    return float(value)

@@ -25,7 +25,7 @@ from mlresearch.errors import UserError
 from mlresearch.evaluate import fit_decisions, report, score_split, write_predictions
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
+from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
@@ -59,15 +59,16 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
 
     # Data
     dataset = load_dataset(config)
-    hierarchy = hierarchy_of(dataset)
+    hierarchy = dataset.hierarchy
     num_labels = dataset.label_space.num_labels
-    tokenizer = train_tokenizer(config, dataset)
-    splits = encode_splits(config, dataset, tokenizer)
+    preprocessing = Preprocessing.learn(config, dataset.train, dataset)
+    splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
 
     # Model
-    spec = splits["train"].spec(tokenizer)
-    graphdef, params, structure = create_model(config, spec, num_labels, hierarchy)
+    spec = preprocessing.spec
+    label_sets = [split.labels for split in splits.values()]
+    graphdef, params, structure = create_model(config, spec, num_labels, hierarchy, label_sets)
     steps_per_epoch = batches["train"].steps_per_epoch
     num_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     optimizer = make_optimizer(config.optim, num_steps)
@@ -78,7 +79,7 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
     eval_step = parallel.compile_eval(make_eval_step(graphdef, label_loss, num_labels))
 
     # The folder, and where the run stands
-    identity = workdir.identity(dataset, hierarchy, tokenizer)
+    identity = workdir.identity(dataset, preprocessing.identity)
     state = init_state(params, optimizer, config.seed)
     workdir.claim(folder, config)
     with contextlib.ExitStack() as resources:
@@ -89,8 +90,7 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
             state, before = checkpoints.restore(state, identity)
             state = dataclasses.replace(state, failed_step=jnp.full((), NO_FAILURE, jnp.int32))  # it may work now
         workdir.write_labels(folder, dataset.label_space, hierarchy)
-        if tokenizer is not None:
-            tokenizer.save(folder / "tokenizer.model")
+        workdir.write_preprocessing(folder, preprocessing)
         first = int(state.step)
         log = resources.enter_context(contextlib.closing(MetricsLog(folder / "metrics.jsonl", first)))
         record = {
@@ -101,7 +101,7 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
             "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
             "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
             "identity": identity,
-            "inputs": dataclasses.asdict(spec),
+            "inputs": dataclasses.asdict(spec) | {"category_sizes": list(spec.category_sizes)},
             "examples": {name: len(split) for name, split in splits.items()},
             "truncated_token_share": {
                 name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from ml_collections import ConfigDict
 
 from mlresearch.config import differences, flatten, to_dict
 from mlresearch.data import Dataset
+from mlresearch.data.columns import Columns
 from mlresearch.data.text import Tokenizer
 from mlresearch.decisions import Decision, decision_from_json
+from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.inputs import Preprocessing
 from mlresearch.label_space import LabelSpace
 
-MAY_CHANGE = ("parallel.", "data.dir", "train.log_every_steps", "train.checkpoint_every_seconds")
+MAY_CHANGE = ("parallel.", "data.dir", "data.manual_dir", "train.log_every_steps", "train.checkpoint_every_seconds")
 """Settings that may differ when a run goes on: they do not change what it computes."""
 
 
@@ -65,12 +68,12 @@ def hold(workdir: Path) -> Iterator[None]:
         yield
 
 
-def identity(dataset: Dataset, hierarchy: LabelHierarchy | None, tokenizer: Tokenizer | None) -> dict[str, str]:
+def identity(dataset: Dataset, preprocessing: Mapping[str, str]) -> dict[str, str]:
     """Return hashes of what a run is started on, without which its parameters mean nothing."""
     return {
         "data set": dataset.fingerprint,
-        **label_identity(dataset.label_space, hierarchy),
-        "tokenizer": hashlib.sha256(b"" if tokenizer is None else tokenizer.model).hexdigest(),
+        **label_identity(dataset.label_space, dataset.hierarchy),
+        **preprocessing,
     }
 
 
@@ -107,6 +110,27 @@ def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:
     if missing:
         raise UserError(f"{workdir / name} is damaged: it lacks {', '.join(sorted(missing))}")
     return content
+
+
+def write_preprocessing(workdir: Path, preprocessing: Preprocessing) -> None:
+    """Write ``tokenizer.model`` and ``columns.json``, where the run has them."""
+    if preprocessing.tokenizer is not None:
+        preprocessing.tokenizer.save(workdir / "tokenizer.model")
+    if preprocessing.columns is not None:
+        write_json(workdir / "columns.json", preprocessing.columns.to_json())
+
+
+def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Preprocessing:
+    """Return what `write_preprocessing` wrote; `spec` says which files there must be."""
+    tokenizer = columns = None
+    if spec.vocab_size is not None:
+        tokenizer = Tokenizer.load(workdir / "tokenizer.model")
+    if spec.has_columns:
+        try:
+            columns = Columns.from_json(_read_json(workdir, "columns.json"))
+        except UserError as error:
+            raise UserError(f"{workdir / 'columns.json'}: {error}") from None
+    return Preprocessing(tokenizer, columns, max_length)
 
 
 def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> None:

@@ -24,7 +24,7 @@ WORDS = ("acute", "chronic", "renal", "failure", "of", "lung", "lobe", "unspecif
 
 
 def records(texts, label_sets):
-    return Records(tuple(texts), None, LabelSets.from_rows(label_sets), tuple(map(str, range(len(texts)))))
+    return Records(LabelSets.from_rows(label_sets), tuple(map(str, range(len(texts)))), texts=tuple(texts))
 
 
 def drawn(rng, count):
@@ -73,7 +73,7 @@ def cosines(train_texts, texts):
 def test_nearest_description_is_the_brute_force_neighbour(dataset):
     labels = dataset.splits["train"].labels
     texts = (*dataset.splits["validation"].texts, *dataset.splits["train"].texts)
-    log_marginals, mode = NearestDescription(dataset, 0).score(texts, "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(texts, "score")
     similarity = cosines(dataset.splits["train"].texts, texts)
     for number in range(len(texts)):
         best = similarity[number].max()
@@ -89,18 +89,18 @@ def test_nearest_description_is_the_brute_force_neighbour(dataset):
 def test_of_equally_near_texts_the_first_label_set_wins():
     train_split = records(["same words", "same words", "others"], [PATHS[3], PATHS[1], PATHS[2]])
     dataset = Dataset("words", {"train": train_split}, LabelSpace(NAMES, NAMES), PARENTS, "", {})
-    _, mode = NearestDescription(dataset, 0).score(["same words"], "score")
+    _, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["same words"], "score")
     assert np.flatnonzero(mode[0]).tolist() == [0, 1, 3]
 
 
 def test_a_text_like_no_other_gets_the_empty_set(dataset):
-    log_marginals, mode = NearestDescription(dataset, 0).score(["zzz", ""], "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["zzz", ""], "score")
     assert not mode.any()
     assert (log_marginals == np.float32(np.log(LEAST_PROBABILITY))).all()
 
 
 def test_nearest_description_is_coherent(dataset):
-    log_marginals, mode = NearestDescription(dataset, 0).score(dataset.splits["test"].texts, "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts, "score")
     children, parents = PARENTS.T
     assert (log_marginals[:, children] <= log_marginals[:, parents]).all()
     assert not (mode[:, children] & ~mode[:, parents]).any()
@@ -110,7 +110,7 @@ def test_nearest_description_is_coherent(dataset):
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_blocks_change_nothing(dataset, monkeypatch, rows):
     texts = dataset.splits["test"].texts
-    baseline = NearestDescription(dataset, 0)
+    baseline = NearestDescription(dataset.train, len(NAMES), 0)
     expected = baseline.score(texts, "score")
     monkeypatch.setattr(mlresearch.baselines, "BLOCK_ROWS", rows)
     for value, wanted in zip(baseline.score(texts, "score"), expected, strict=True):
@@ -119,7 +119,7 @@ def test_blocks_change_nothing(dataset, monkeypatch, rows):
 
 def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):
     texts = dataset.splits["test"].texts
-    log_marginals, mode = OneVsRest(dataset, 3).score(texts, "score")
+    log_marginals, mode = OneVsRest(dataset.train, len(NAMES), 3).score(texts, "score")
     view = TfidfVectorizer(token_pattern=r"\b\w+\b", ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
     rows = view.fit_transform(dataset.splits["train"].texts)
     for label in (1, 4):
@@ -132,14 +132,14 @@ def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):
 
 
 def test_one_vs_rest_fits_no_label_without_enough_examples_of_either_kind(dataset):
-    log_marginals, _ = OneVsRest(dataset, 0).score(dataset.splits["test"].texts, "score")
+    log_marginals, _ = OneVsRest(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts, "score")
     # "never" has no positive, "root" no negative.
     np.testing.assert_allclose(log_marginals[:, 5], np.log(LEAST_PROBABILITY), rtol=1e-6)
     np.testing.assert_allclose(log_marginals[:, 0], np.log1p(-LEAST_PROBABILITY), rtol=1e-3)
 
 
 def test_one_vs_rest_gives_the_same_weights_for_the_same_seed(dataset):
-    first, again, other = (OneVsRest(dataset, seed).weights for seed in (0, 0, 1))
+    first, again, other = (OneVsRest(dataset.train, len(NAMES), seed).weights for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import mlresearch.data
+from mlresearch.data.preparation import Preparation
+from mlresearch.data.splits import Splitting
 from mlresearch.errors import UserError
 
 NUMERIC = """
@@ -21,6 +23,7 @@ from mlresearch.label_space import LabelSpace
 
 class Builder(Source):
     VERSION = tfds.core.Version("1.0.0")
+    SUBSETS = {"": ("size", "shift", "folder")}
 
     def __init__(self, *, data_dir, size=3, shift=0.0, folder="here/a"):
         self.size, self.shift = size, shift
@@ -29,7 +32,7 @@ class Builder(Source):
     def _info(self):
         return self.describe(
             label_space=LabelSpace(("odd", "small", "never"), ("x % 2 = 1", "x < 2", "-")),
-            parents=None, description="", citation="", homepage="", license="", text=False, num_features=2,
+            parents=None, description="", citation="", homepage="", license="", feature_names=("x", "shift"),
         )
 
     def _split_generators(self, dl_manager):
@@ -64,7 +67,7 @@ class Builder(Source):
     def _info(self):
         return self.describe(
             label_space=LabelSpace(NAMES, NAMES), parents=[(1, 0), (2, 0), (3, 1), (3, 2)],
-            description="", citation="", homepage="", license="",
+            description="", citation="", homepage="", license="", text=True,
         )
 
     def _split_generators(self, dl_manager):
@@ -109,7 +112,7 @@ def test_numeric_records_come_back_as_written(tmp_path):
     assert dataset.label_space.names == ("odd", "small", "never")
     assert dataset.label_space.descriptions == ("x % 2 = 1", "x < 2", "-")
     assert dataset.parents is None
-    assert dataset.notes == {"shift": 0.5}
+    assert dataset.notes["shift"] == 0.5
     json.dumps(dataset.notes)
 
 
@@ -213,8 +216,17 @@ def test_loading_prints_nothing(tmp_path, capfd):
 
 
 def test_sources_are_the_files_with_a_builder():
-    # Those of the package, of tests/sources and of this file; `text` and `pipeline` hold no builder.
-    assert mlresearch.data.sources() == ["icd10cm", "numeric", "points", "textual", "tiny"]
+    # Those of the package, of tests/sources and of this file; `text`, `pipeline` and the like hold no builder.
+    own = ["codiesp", "goemotions", "hmc", "icd10cm", "mulan", "reuters21578", "synthetic", "table", "wordnet"]
+    assert mlresearch.data.sources() == sorted([*own, "numeric", "points", "textual", "tiny"])
+
+
+@pytest.mark.parametrize(
+    "source", ["icd10cm", "hmc", "mulan", "goemotions", "codiesp", "wordnet", "table", "synthetic"]
+)
+def test_every_option_of_a_source_acts_on_one_of_its_data_sets(source):
+    acting = {option for options in mlresearch.data.source_class(source).SUBSETS.values() for option in options}
+    assert acting == set(mlresearch.data.options(source))
 
 
 def test_options_are_read_off_the_constructor():
@@ -240,12 +252,17 @@ def test_misspelt_names_suggest_and_write_nothing(tmp_path, name, given, message
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_leaves_out_a_parent_is_refused(tmp_path):
+def test_a_source_that_leaves_out_a_parent_is_completed_or_refused(tmp_path):
     # The last label set holds "both" (3) and "left" (1), but not "right" (2).
-    with pytest.raises(ValueError, match="row 2 lacks label 2"):
-        mlresearch.data.load("textual/open", {}, tmp_path)
+    dataset = mlresearch.data.load("textual/open", {}, tmp_path)
+    assert dataset.splits["train"].labels.row(2).tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"train, row 2 \(2\): label 'both' without its parent 'right'"):
+        mlresearch.data.load("textual/open", {}, tmp_path, Preparation(closure="check"))
 
 
-def test_a_source_without_a_test_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="test"):
-        mlresearch.data.load("textual/short", {}, tmp_path)
+def test_a_missing_split_is_drawn_from_the_training_rows(tmp_path):
+    dataset = mlresearch.data.load("textual/short", {}, tmp_path, Preparation(splitting=Splitting(test_share=0.34)))
+    assert [len(records) for records in dataset.splits.values()] == [2, 3, 1]
+    rows = sorted(dataset.splits["train"].keys + dataset.splits["test"].keys)
+    assert rows == ["0", "1", "2"]
+    assert dataset.notes["splits"]["given"] == ["train", "validation"]

@@ -17,7 +17,7 @@ from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import base_config, part_names, part_options, resolve
 from mlresearch.data.pipeline import Batches
 from mlresearch.errors import UserError
-from mlresearch.inputs import encode_splits, hierarchy_of, load_dataset, make_batches, train_tokenizer
+from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
@@ -75,11 +75,16 @@ def test_a_run_from_end_to_end(config, tmp_path):
     assert again == record
 
 
+def inputs_of(config):
+    """Data set, what is learnt from it before the model, and model inputs."""
+    dataset = load_dataset(config)
+    preprocessing = Preprocessing.learn(config, dataset.train, dataset)
+    return dataset, preprocessing, {name: preprocessing.encode(split) for name, split in dataset.splits.items()}
+
+
 def test_every_example_counts_once(config):
     resolved = resolve(config)
-    dataset = load_dataset(resolved)
-    tokenizer = train_tokenizer(resolved, dataset)
-    splits = encode_splits(resolved, dataset, tokenizer)
+    _, _, splits = inputs_of(resolved)
     for batches in make_batches(resolved, splits, 9).values():
         for passing in (batches.once(), batches.epoch(seed=3, number=5)):
             rows = np.concatenate([batch.rows[batch.mask] for batch in passing])
@@ -99,11 +104,9 @@ def test_every_example_counts_once(config):
 
 def steps_under(config, mode, num_devices, optimizer, num_steps):
     """Parameters and losses after some steps, padded last batches and dropout included."""
-    dataset = load_dataset(config)
-    hierarchy = hierarchy_of(dataset)
-    tokenizer = train_tokenizer(config, dataset)
-    batches = make_batches(config, encode_splits(config, dataset, tokenizer), 9)["train"]
-    graphdef, params, structure = create_model(config, batches.split.spec(tokenizer), 9, hierarchy)
+    dataset, preprocessing, splits = inputs_of(config)
+    batches = make_batches(config, splits, 9)["train"]
+    graphdef, params, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
     parallel = Parallel(mode, num_devices, 16)
     loss = mlresearch.train.part_class("loss", "binary_cross_entropy")()
     step = parallel.compile_train(make_train_step(graphdef, optimizer, loss, 9, parallel.axis_name))
@@ -243,13 +246,11 @@ def test_an_update_that_is_not_finite_is_not_saved(config, tmp_path, num_epochs,
     with pytest.raises(NonFiniteError, match="not finite at step 0"):
         train(config, tmp_path)
     resolved = resolve(config)
-    dataset = load_dataset(resolved)
-    tokenizer = train_tokenizer(resolved, dataset)
-    splits = encode_splits(resolved, dataset, tokenizer)
-    _, params, _ = create_model(resolved, splits["train"].spec(tokenizer), 9, hierarchy_of(dataset))
+    dataset, preprocessing, _ = inputs_of(resolved)
+    _, params, _ = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
     template = init_state(params, overflowing, 0)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        state, _ = checkpoints.restore(template, workdir.identity(dataset, hierarchy_of(dataset), tokenizer))
+        state, _ = checkpoints.restore(template, workdir.identity(dataset, preprocessing.identity))
     for kept, initial in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         assert np.array_equal(kept, initial)
 
@@ -300,10 +301,9 @@ def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
         config.encoder.name = encoder
         config.encoder.bag.dim = part_options("encoder", "bag")["dim"] if encoder != "bag" else 16
         resolved = resolve(config)
-        dataset = load_dataset(resolved)
-        tokenizer = train_tokenizer(resolved, dataset)
-        batches = make_batches(resolved, encode_splits(resolved, dataset, tokenizer), 9)["train"]
-        graphdef, params, structure = create_model(resolved, batches.split.spec(tokenizer), 9, hierarchy_of(dataset))
+        dataset, preprocessing, splits = inputs_of(resolved)
+        batches = make_batches(resolved, splits, 9)["train"]
+        graphdef, params, structure = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
         optimizer = make_optimizer(resolved.optim, 10)
         loss = mlresearch.train.part_class("loss", resolved.loss.name)()
         step = make_train_step(graphdef, optimizer, loss, 9, None)
@@ -340,8 +340,14 @@ def test_features_and_flat_labels(points, tmp_path):
     assert "violation_rate" not in record["metrics"]["test"]["mode"]  # there is no hierarchy to violate
     run = mlresearch.load(str(tmp_path / "run"))
     assert run.evaluate("test") == record["metrics"]["test"]
-    with pytest.raises(UserError, match="trained on features, not on texts"):
+    [labels] = run.predict([{"features": {"x": 2.0, "y": 2.0}}])
+    assert [label.name for label in labels if label.on] == ["right", "up", "far"]
+    with pytest.raises(UserError, match="input 1: the run does not read 'text'; it reads features"):
         run.predict(["x"])
+    with pytest.raises(UserError, match="input 2: there is no column 'z'"):
+        run.predict([{"features": {"x": 1}}, {"features": {"z": 1}}])
+    with pytest.raises(UserError, match="input 1: feature 'x' is '1', not a finite number or null"):
+        run.predict([{"features": {"x": "1"}}])
 
 
 def test_parts_that_lack_what_they_need_are_refused_by_name(points, tmp_path):

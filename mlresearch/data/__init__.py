@@ -1,29 +1,39 @@
-"""Data sources: ``load("<source>/<subset>", options, data_dir) -> Dataset``, decoded once and kept as arrays.
+"""Data sources: ``load("<source>/<subset>", options, data_dir, preparation) -> Dataset``, decoded once, kept as arrays.
 
-A source is one file here with a class ``Builder(Source)``, a TFDS builder::
+A source is one file here with a class ``Builder(Source)``, a TFDS builder that reads upstream's own format::
 
     class Builder(Source):
         VERSION = tfds.core.Version("1.0.0")         # a change of what is written is a new version
-        SUBSETS = {"terms": ("depth",)}              # data sets, and the options that act on each
+        SUBSETS = {"terms": ("depth",)}              # data sets, and the source's options that act on each;
+                                                     # "" is the data set that the source's name alone stands for
 
-        def __init__(self, *, subset, data_dir, depth="category"):
+        def __init__(self, *, subset, data_dir, manual_dir, depth="category"):
             self.depth = depth
-            super().__init__(subset=subset, data_dir=data_dir, options={"depth": depth})
+            super().__init__(subset=subset, data_dir=data_dir, options={"manual_dir": manual_dir, "depth": depth})
 
+        @classmethod
+        def files(cls, subset, options):             # upstream files, in a fixed order: other content, other data
         def _info(self):                             # return self.describe(...)
-        def _split_generators(self, dl_manager):     # "train", "validation" and "test"
-        def _generate_examples(self, ...):           # key, {"text" and / or "features", "labels", "key"}
+        def _split_generators(self, dl_manager):     # "train", and those of "validation" and "test" that upstream gives
+        def _generate_examples(self, ...):           # number, record
 
-Its keyword-only arguments (but ``subset``, which comes from the name, and ``data_dir``) are its options;
-their defaults are the defaults of ``config.data.<file name>``. They are arguments rather than a TFDS
-``BuilderConfig`` class a source, so that the convention is the same as for encoders and heads; `Source` turns
-those that act on the subset into the name of a config, so that data sets made with different options lie side
-by side.
+Its keyword-only arguments are its options; their defaults are the defaults of ``config.data.<file name>``. They are
+arguments rather than a TFDS ``BuilderConfig`` class a source, so that the convention is the same as for encoders and
+heads; `Source` turns those that act on the subset into the name of a config, so that data sets made with different
+options lie side by side. Not among them are ``subset``, which comes from the name, ``data_dir``, and those of `SHARED`,
+which several sources have and which stand in ``config.data`` itself.
 
-An example's ``labels`` are label ids, closed under the hierarchy; ``key`` says where the example comes from.
-The metadata hold ``descriptions`` (a line a label), ``parents`` (pairs of child and parent ids, or None where
-labels are flat) and ``notes`` (facts that a reader of results must know). Examples keep the order in which
-they were made.
+A record has ``key``, which says where the example comes from, and ``labels``, ascending label ids, closed under the
+hierarchy or not. Where `Source.describe` is told so, it also has ``label_values`` (float32, see `LabelSets`), ``text``,
+``features`` (float32, NaN = missing), ``categories`` (a string a column, "" = missing), ``group`` (a string; examples
+of one group are never divided between splits) and ``evidence`` (int32 [n, 3]: label id, first character, end).
+
+The metadata hold ``descriptions`` (a line a label), ``parents`` (pairs of child and parent ids, or None where labels
+are flat), ``notes`` (facts that a reader of results must know) and, where the distribution of the labels is known,
+``truth``. Examples keep the order in which they were made.
+
+What a source leaves open is settled here, the same way for all (`Preparation`): label sets are closed under the
+hierarchy, splits that upstream does not give are drawn, and inputs that stand in two splits are counted.
 """
 
 import contextlib
@@ -32,11 +42,9 @@ import hashlib
 import importlib
 import inspect
 import io
-import itertools
-import json
+import os
 import pkgutil
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,52 +54,48 @@ import numpy as np
 import tensorflow_datasets.public_api as tfds
 from etils import epath
 
+from mlresearch.data import storage
+from mlresearch.data.preparation import Preparation, settle
+from mlresearch.data.records import SPLITS as SPLITS
+from mlresearch.data.records import Dataset, Records
 from mlresearch.errors import UserError, suggest
-from mlresearch.files import write_bytes
+from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets, LabelSpace
 from mlresearch.progress import track
 
-SPLITS = ("train", "validation", "test")
 BATCH = 1024  # records read at once
+DEFAULT = Preparation()
+
+SHARED: dict[str, Any] = {
+    "manual_dir": "",  # the folder of upstream files, a folder a source in it; empty: MLRESEARCH_MANUAL_DIR
+    "unknown_labels": "error",  # error | drop: labels that are not in the label space
+    "arff_train": "",  # files of one's own for `hmc` and `mulan`
+    "arff_validation": "",
+    "arff_test": "",
+    "arff_labels": "",  # the XML label list of `mulan`; empty: labels are counted by -C, as MEKA does
+}
+"""Options that several sources have, with their defaults; they stand in ``config.data`` itself."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """One split: texts and / or numeric features, the label set of each example, and where each comes from.
-
-    features: float32 [examples, num_features]. labels: closed under the hierarchy.
-    """
-
-    texts: tuple[str, ...] | None
-    features: np.ndarray | None
-    labels: LabelSets
-    keys: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """All splits of a data set, its labels and their hierarchy.
-
-    parents: int32 [edges, 2] of (child, parent) label ids, None where labels are flat. fingerprint:
-    hexadecimal SHA-256 over examples, splits, labels and hierarchy. notes: what was dropped and the like,
-    JSON-able.
-    """
-
-    name: str
-    splits: dict[str, Records]
-    label_space: LabelSpace
-    parents: np.ndarray | None
-    fingerprint: str
-    notes: dict[str, Any]
+def manual_folder(manual_dir: str, source: str, *required: str) -> Path:
+    """Return the folder of a source's upstream files; without it, or one of the `required` files, a `UserError`."""
+    chosen = manual_dir or os.environ.get("MLRESEARCH_MANUAL_DIR", "")
+    how = "name the folder of the upstream files by --manual_dir or MLRESEARCH_MANUAL_DIR"
+    if not chosen:
+        raise UserError(f"data source {source!r} reads upstream files: {how}, with a folder {source!r} in it")
+    folder = Path(chosen).expanduser().absolute() / source
+    if not folder.is_dir():
+        raise UserError(f"data source {source!r}: there is no folder {folder}; {how}")
+    for name in required:
+        if not (folder / name).is_file():
+            raise UserError(f"data source {source!r}: there is no file {folder / name}; {how}")
+    return folder
 
 
 class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of every ``Builder``: names, folders and the form of the records; see the top of this file."""
 
-    SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ()}
 
     # TFDS would look for checksums beside it, with a package (importlib_resources) that it does not require.
     code_path = None
@@ -101,19 +105,43 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
         cls.name = cls.__module__.rpartition(".")[2]
         super().__init_subclass__(skip_registration=True)
 
-    def __init__(self, *, data_dir: str | Path, options: Mapping[str, Any], subset: str | None = None) -> None:
+    def __init__(self, *, data_dir: str | Path, options: Mapping[str, Any], subset: str = "") -> None:
         config = tfds.core.BuilderConfig(name=self.variant(subset, options))
         with _quiet():
             super().__init__(config=config, data_dir=data_dir, file_format="array_record")
 
     @classmethod
-    def variant(cls, subset: str | None, options: Mapping[str, Any]) -> str:
-        """Name of the subset with the options that act on it, such as ``terms-depth=category``."""
-        acting = cls.SUBSETS[subset] if subset else tuple(options)
+    def files(cls, subset: str, options: Mapping[str, Any]) -> Sequence[Path]:
+        """Return the upstream files that a data set is read from; one that is missing is a `UserError`."""
+        del subset, options
+        return ()
+
+    @classmethod
+    def variant(cls, subset: str, options: Mapping[str, Any]) -> str:
+        """Name of the subset with the options that act on it and a digest of its files, in a folder's characters.
+
+        Such as ``terms-depth=category``. Where the folder of upstream files lies does not matter, what they hold does.
+        """
+        name = cls._variant_of_options(subset, options)
+        files = cls.files(subset, options)
+        return f"{name}-files={_digest(files)[:16]}" if files else name
+
+    @classmethod
+    def _variant_of_options(cls, subset: str, options: Mapping[str, Any]) -> str:
+        shared = [name for name in SHARED if name != "manual_dir" and options.get(name, SHARED[name]) != SHARED[name]]
+        acting = [*cls.SUBSETS[subset], *shared]
         name = "-".join([subset or "all", *(f"{option}={options[option]}" for option in acting)])
-        plain = re.sub(r"[^\w.=+-]", "_", name)
+        plain = re.sub(r"[^\w.=+-]", "_", name, flags=re.ASCII)[:150]
         # The digest keeps apart what differs only in characters that a folder's name cannot hold.
         return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    @classmethod
+    def prepared(cls, subset: str, options: Mapping[str, Any], data_dir: Path) -> str | None:
+        """Return the newest variant with these options that is prepared already; None if there is none."""
+        name = cls._variant_of_options(subset, options)
+        made = data_dir.glob(f"{cls.name}/{name}-files=*/{cls.VERSION}")
+        newest = max(made, key=lambda folder: folder.stat().st_mtime, default=None)
+        return None if newest is None else newest.parent.name
 
     def describe(
         self,
@@ -124,16 +152,37 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
         citation: str,
         homepage: str,
         license: str,
-        text: bool = True,
-        num_features: int | None = None,
+        text: bool = False,
+        feature_names: Sequence[str] | None = None,
+        category_names: Sequence[str] | None = None,
+        values: bool = False,
+        groups: bool = False,
+        evidence: bool = False,
     ) -> tfds.core.DatasetInfo:
-        """Return what ``_info`` must: features and metadata in the form that `load` reads."""
+        """Return what ``_info`` must: features and metadata in the form that `load` reads.
+
+        text, feature_names, category_names, values (of labels), groups, evidence: what records hold besides labels and
+        key. A cycle or a duplicate edge among the parents is a `UserError`.
+        """
+        if not label_space.num_labels:
+            raise UserError(f"data source {self.name!r}: there are no labels")
+        edges = None if parents is None else [list(edge) for edge in parents]
+        if edges is not None:
+            LabelHierarchy.from_edges(label_space.names, np.array(edges, np.int32))
         label = tfds.features.ClassLabel(names=list(label_space.names))
         features: dict[str, Any] = {"labels": tfds.features.Sequence(label), "key": tfds.features.Text()}
         if text:
             features["text"] = tfds.features.Text()
-        if num_features is not None:
-            features["features"] = tfds.features.Tensor(shape=(num_features,), dtype=np.float32)
+        if feature_names is not None:
+            features["features"] = tfds.features.Tensor(shape=(len(feature_names),), dtype=np.float32)
+        if category_names is not None:
+            features["categories"] = tfds.features.Sequence(tfds.features.Text(), length=len(category_names))
+        if values:
+            features["label_values"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)
+        if groups:
+            features["group"] = tfds.features.Text()
+        if evidence:
+            features["evidence"] = tfds.features.Tensor(shape=(None, 3), dtype=np.int32)
         return tfds.core.DatasetInfo(
             builder=self,
             description=description,
@@ -143,8 +192,11 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(
                 descriptions=list(label_space.descriptions),
-                parents=None if parents is None else [list(edge) for edge in parents],
+                parents=edges,
                 notes={},
+                feature_names=list(feature_names or ()),
+                category_names=list(category_names or ()),
+                truth=None,
             ),
             disable_shuffling=True,
         )
@@ -159,9 +211,23 @@ def sources() -> list[str]:
     )
 
 
+def subsets(source: str) -> list[str]:
+    """Names of a source's data sets, such as ``hmc/cellcycle_FUN``, in its own order."""
+    return [f"{source}/{subset}".rstrip("/") for subset in source_class(source).SUBSETS]
+
+
 def options(source: str) -> dict[str, Any]:
-    """Options of a source with their defaults, off its constructor; an unknown source is a `UserError`."""
-    parameters = inspect.signature(_builder_class(source).__init__).parameters.values()
+    """Own options of a source with their defaults, off its constructor; an unknown source is a `UserError`."""
+    return {name: default for name, default in _arguments(source).items() if name not in SHARED}
+
+
+def shared_options(source: str) -> list[str]:
+    """Names of the options of `SHARED` that a source has."""
+    return [name for name in _arguments(source) if name in SHARED]
+
+
+def _arguments(source: str) -> dict[str, Any]:
+    parameters = inspect.signature(source_class(source).__init__).parameters.values()
     return {
         parameter.name: parameter.default
         for parameter in parameters
@@ -171,50 +237,76 @@ def options(source: str) -> dict[str, Any]:
 
 def check_name(name: str) -> None:
     """Raise `UserError` if there is no data set ``"<source>/<subset>"``, with the nearest name that there is."""
-    source, _, subset = name.partition("/")
-    subsets = _builder_class(source).SUBSETS
-    if subset not in (subsets or {"": ()}):
-        raise UserError(
-            f"unknown data set {name!r}{suggest(name, [f'{source}/{known}' for known in subsets] or [source])}"
-        )
+    source, slash, subset = name.partition("/")
+    if subset not in source_class(source).SUBSETS or (slash and not subset):
+        raise UserError(f"unknown data set {name!r}{suggest(name, subsets(source))}")
 
 
-def load(name: str, given: Mapping[str, Any], data_dir: str | Path) -> Dataset:
+def load(name: str, given: Mapping[str, Any], data_dir: str | Path, preparation: Preparation = DEFAULT) -> Dataset:
     """Return the data set ``"<source>/<subset>"``, or ``"<source>"`` if it has no subsets.
 
-    `given` holds options that differ from their defaults; a name or an option that does not exist is a
-    `UserError`. The prepared files and the decoded arrays (one ``.npz``) lie under `data_dir`; a damaged
-    array file is made again.
+    `given` holds options that differ from their defaults; a name or an option that does not exist is a `UserError`, and
+    so is whatever is wrong with the upstream files. The prepared files and the decoded arrays (one ``.npz``) lie under
+    `data_dir`; a damaged array file is made again. Upstream files that have changed are read again; where they are
+    gone, what was last prepared from them is taken.
     """
     check_name(name)
     source, _, subset = name.partition("/")
-    builder_class = _builder_class(source)
-    settings = options(source)
+    builder_class, settings = source_class(source), _arguments(source)
     for option in given:
         if option not in settings:
             raise UserError(f"data source {source!r} has no option {option!r}{suggest(option, settings)}")
-    settings |= given
+    settings = {
+        option: SHARED.get(option) if default is inspect.Parameter.empty else default
+        for option, default in settings.items()
+    } | dict(given)
+    root = Path(data_dir).expanduser().absolute()
+    try:
+        # A builder may take a second to construct (ICD-10-CM reads its tables): the arrays are found without.
+        variant = builder_class.variant(subset, settings)
+    except UserError:
+        prepared = builder_class.prepared(subset, settings, root)
+        if prepared is None:
+            raise
+        variant = prepared
+    folder = root / source / variant / str(builder_class.VERSION)
+    stored = folder / f"decoded{_suffix(preparation)}.npz"
+    dataset = storage.read(stored, name)
+    if dataset is None:
+        arguments = settings | ({"subset": subset} if tuple(builder_class.SUBSETS) != ("",) else {})
+        builder = _prepare(lambda: builder_class(data_dir=root, **arguments), folder)
+        dataset = storage.write(stored, settle(name, *_decode(builder), preparation))
+    return dataset
 
-    # A builder may take a second to construct (ICD-10-CM reads its tables): the arrays are found without.
-    variant = builder_class.variant(subset or None, settings)
-    folder = Path(data_dir).expanduser().absolute() / source / variant / str(builder_class.VERSION)
-    arrays = _read_arrays(folder / "decoded.npz")
-    if arrays is None:
-        arguments = settings | ({"subset": subset} if subset else {})
-        builder = _prepare(lambda: builder_class(data_dir=folder.parents[2], **arguments), folder)
-        arrays = _decode(builder)
-        _write_arrays(folder / "decoded.npz", arrays)
-    return _dataset(name, arrays)
 
-
-def _builder_class(source: str) -> type[Source]:
-    """Return the class ``Builder`` of the source's file."""
+def source_class(source: str) -> type[Source]:
+    """Return the class ``Builder`` of the source's file; an unknown source is a `UserError`."""
     # The file is looked for first, so that an import that fails within it is not taken for a misspelt name.
     if any(module.name == source for module in pkgutil.iter_modules(__path__)):
         builder_class = getattr(importlib.import_module(f"{__name__}.{source}"), "Builder", None)
         if builder_class is not None:
             return builder_class
     raise UserError(f"unknown data source {source!r}{suggest(source, sources())}")
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Hexadecimal SHA-256 of the names and the content of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        digest.update(path.name.encode() + b"\n" + content)
+    return digest.hexdigest()
+
+
+def _suffix(preparation: Preparation) -> str:
+    """Return what tells the arrays of one preparation from those of another, nothing for the default."""
+    if preparation == DEFAULT:
+        return ""
+    return f"-{hashlib.sha256(repr(preparation).encode()).hexdigest()[:8]}"
 
 
 def _prepare(make_builder: Callable[[], Source], folder: Path) -> Source:
@@ -248,19 +340,12 @@ def _quiet() -> Iterator[None]:
         absl.logging.set_verbosity(verbosity)
 
 
-def _decode(builder: Source) -> dict[str, np.ndarray]:
-    """Read all records of a prepared data set into flat arrays, the form that is stored and fingerprinted."""
-    if missing := set(SPLITS) - set(builder.info.splits):
-        raise ValueError(f"data source {builder.name} wrote no split {sorted(missing)}")
+def _decode(builder: Source) -> tuple[Dataset, dict[str, tuple[str, ...]]]:
+    """Read all records of a prepared data set as upstream gives them, and the groups of the examples by split."""
     features, metadata = builder.info.features, builder.info.metadata
-    arrays = {
-        **_pack("label_names", features["labels"].feature.names),
-        **_pack("label_descriptions", metadata["descriptions"]),
-        **_pack("notes", [json.dumps(metadata["notes"])]),
-    }
-    if metadata["parents"] is not None:
-        arrays["parents"] = np.asarray(metadata["parents"], np.int32).reshape(-1, 2)
-    for split in SPLITS:
+    given = [split for split in SPLITS if split in builder.info.splits]
+    splits, groups = {}, {}
+    for split in given:
         columns: dict[str, list[Any]] = {name: [] for name in features}
         records = builder.as_data_source(split)
         starts = range(0, len(records), BATCH)
@@ -268,94 +353,49 @@ def _decode(builder: Source) -> dict[str, np.ndarray]:
             for record in records.__getitems__(range(start, min(start + BATCH, len(records)))):
                 for name, values in columns.items():
                     values.append(record[name])
-        labels = LabelSets.from_rows([int(label) for label in row] for row in columns["labels"])
-        if "parents" in arrays:
-            _check_closed(f"{builder.name}, {split}", labels, arrays["parents"])
-        arrays[f"{split}/label_ids"], arrays[f"{split}/label_offsets"] = labels.ids, labels.offsets
-        arrays |= _pack(f"{split}/keys", columns["key"])
-        if "text" in columns:
-            arrays |= _pack(f"{split}/texts", columns["text"])
-        if "features" in columns:
-            shape = (len(labels), *features["features"].shape)
-            arrays[f"{split}/features"] = np.array(columns["features"], np.float32).reshape(shape)
-    return arrays | _pack("fingerprint", [_fingerprint(arrays)])
-
-
-def _check_closed(where: str, labels: LabelSets, parents: np.ndarray) -> None:
-    """Raise `ValueError` where a label set holds a label without one of its parents."""
-    size = int(max(labels.ids.max(initial=0), parents.max(initial=0))) + 1
-    rows = np.repeat(np.arange(len(labels)), np.diff(labels.offsets))
-    present = rows * size + labels.ids
-    order = np.argsort(parents[:, 0], kind="stable")
-    edges = parents[order].astype(np.int64)
-    # The parents of a label are a run in `edges`; `rank` counts through the runs of all labels at once.
-    start, stop = (np.searchsorted(edges[:, 0], labels.ids, side) for side in ("left", "right"))
-    counts = stop - start
-    rank = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    needed = np.repeat(rows, counts) * size + edges[np.repeat(start, counts) + rank, 1]
-    absent = needed[~np.isin(needed, present)]
-    if len(absent):
-        row, parent = divmod(int(absent[0]), size)
-        raise ValueError(f"data source {where}: row {row} lacks label {parent}, a parent of one of its labels")
-
-
-def _dataset(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
-    """Return the data set that `arrays` hold."""
-    return Dataset(
-        name=name,
-        splits={
-            split: Records(
-                texts=_unpack(f"{split}/texts", arrays) if f"{split}/texts" in arrays else None,
-                features=arrays.get(f"{split}/features"),
-                labels=LabelSets(arrays[f"{split}/label_ids"], arrays[f"{split}/label_offsets"]),
-                keys=_unpack(f"{split}/keys", arrays),
-            )
-            for split in SPLITS
+        splits[split] = _records(columns, features)
+        if "group" in columns:
+            groups[split] = tuple(group.decode() for group in columns["group"])
+    dataset = Dataset(
+        name=builder.name,
+        splits=splits,
+        label_space=LabelSpace(tuple(features["labels"].feature.names), tuple(metadata["descriptions"])),
+        parents=None if metadata["parents"] is None else np.asarray(metadata["parents"], np.int32).reshape(-1, 2),
+        fingerprint="",
+        notes=metadata["notes"],
+        feature_names=tuple(metadata["feature_names"]),
+        category_names=tuple(metadata["category_names"]),
+        truth=metadata["truth"],
+        about={
+            "description": builder.info.description,
+            "citation": builder.info.citation,
+            "homepage": builder.info.homepage,
+            "license": builder.info.redistribution_info.license,
+            "version": str(builder.version),
         },
-        label_space=LabelSpace(_unpack("label_names", arrays), _unpack("label_descriptions", arrays)),
-        parents=arrays.get("parents"),
-        fingerprint=_unpack("fingerprint", arrays)[0],
-        notes=json.loads(_unpack("notes", arrays)[0]),
     )
+    return dataset, groups
 
 
-def _pack(name: str, texts: Sequence[str | bytes]) -> dict[str, np.ndarray]:
-    """Texts as two arrays: all their UTF-8 bytes, and the offsets at which each text begins and ends."""
-    encoded = [text.encode() if isinstance(text, str) else text for text in texts]
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}/offsets": offsets}
-
-
-def _unpack(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Inverse of `_pack`."""
-    joined, offsets = arrays[name].tobytes(), arrays[f"{name}/offsets"].tolist()
-    return tuple(joined[start:stop].decode() for start, stop in itertools.pairwise(offsets))
-
-
-def _fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hexadecimal SHA-256 of all arrays but the notes and the fingerprint itself."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        if not name.startswith(("notes", "fingerprint")):
-            array = arrays[name]
-            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Return the stored arrays, None where they are missing, damaged or not what their fingerprint says."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        intact = _unpack("fingerprint", arrays) == (_fingerprint(arrays),)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return arrays if intact else None
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Store the arrays, so that no reader ever sees half a file."""
-    stored = io.BytesIO()
-    np.savez(stored, allow_pickle=False, **arrays)
-    write_bytes(path, stored.getvalue())
+def _records(columns: Mapping[str, list[Any]], features: Any) -> Records:
+    """Return the records of a split from lists of what TFDS has decoded."""
+    rows = [[int(label) for label in row] for row in columns["labels"]]
+    values = [row.tolist() for row in columns["label_values"]] if "label_values" in columns else None
+    labels = LabelSets.from_rows(rows, values)
+    if labels.values is not None and bool((labels.values == 1).all()):
+        labels = dataclasses.replace(labels, values=None)
+    categories = None
+    if "categories" in columns:
+        by_column = zip(*columns["categories"], strict=True)
+        categories = tuple(tuple(value.decode() for value in column) for column in by_column)
+    numbers = None
+    if "features" in columns:
+        numbers = np.array(columns["features"], np.float32).reshape(len(rows), *features["features"].shape)
+    return Records(
+        labels=labels,
+        keys=tuple(key.decode() for key in columns["key"]),
+        texts=tuple(text.decode() for text in columns["text"]) if "text" in columns else None,
+        features=numbers,
+        categories=categories,
+        evidence=tuple(columns["evidence"]) if "evidence" in columns else None,
+    )

@@ -121,7 +121,7 @@ class Builder(Source):
     test, and the seed from which they are drawn; the same seed gives the same bytes on any machine.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "terms": ("depth",),
         "encounters": ("depth", "num_notes", "seed"),
@@ -162,6 +162,7 @@ class Builder(Source):
             citation=CITATION,
             homepage=HOMEPAGE,
             license=LICENSE,
+            text=True,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:

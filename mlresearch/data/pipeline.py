@@ -7,11 +7,10 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from mlresearch.data import Records
-from mlresearch.data.text import Tokenizer
-from mlresearch.encoders import Inputs, InputSpec
+from mlresearch.encoders import Inputs
+from mlresearch.errors import UserError
 from mlresearch.label_space import LabelSets
 from mlresearch.pytree import pytree_dataclass
 
@@ -22,54 +21,35 @@ ArrayLike = Array | np.ndarray
 class Batch:
     """A fixed number of examples; rows whose `mask` is False hold none.
 
-    rows: the place of each example in its split, which keys its dropout. label_ids: ids of the labels that are on,
-    filled up with the number of labels.
+    rows: the place of each example in its split, which keys its dropout. label_ids: ids of the labels that are listed,
+    filled up with the number of labels. label_values: their values (see `LabelSets`), None where all are 1.
     """
 
     rows: Int[ArrayLike, "batch"]
     mask: Bool[ArrayLike, "batch"]
     inputs: Inputs
     label_ids: Int[ArrayLike, "batch width"]
+    label_values: Float[ArrayLike, "batch width"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """A split as model inputs: subword ids filled up with 0, features, and label sets.
+    """A split as model inputs: label sets, subword ids filled up with 0, features, ids of categories.
 
-    num_tokens counts before cutting; num_truncated_tokens is what cutting to the longest allowed length lost.
+    lengths: tokens a text. num_tokens counts before cutting; num_truncated_tokens is what cutting to the longest
+    allowed length lost.
     """
 
-    tokens: np.ndarray | None
-    lengths: np.ndarray
-    features: np.ndarray | None
     labels: LabelSets
+    lengths: np.ndarray
+    tokens: np.ndarray | None = None
+    features: np.ndarray | None = None
+    categories: np.ndarray | None = None
     num_tokens: int = 0
     num_truncated_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def spec(self, tokenizer: Tokenizer | None) -> InputSpec:
-        """Return what an encoder may read."""
-        return InputSpec(
-            vocab_size=None if tokenizer is None else tokenizer.vocab_size,
-            num_features=None if self.features is None else self.features.shape[1],
-        )
-
-
-def encode(records: Records, tokenizer: Tokenizer | None, max_length: int) -> EncodedSplit:
-    """Return the split's model inputs; texts are cut to `max_length` tokens."""
-    if tokenizer is None or records.texts is None:
-        return EncodedSplit(None, np.zeros(len(records), np.int32), records.features, records.labels)
-    encoding = tokenizer.encode(records.texts, max_length)
-    return EncodedSplit(
-        encoding.tokens,
-        encoding.lengths,
-        records.features,
-        records.labels,
-        encoding.num_tokens,
-        encoding.num_truncated_tokens,
-    )
 
 
 def length_buckets(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
@@ -85,12 +65,21 @@ class Batches:
 
     buckets: from `length_buckets`. Every example stands in one batch of an epoch exactly once; examples that do not
     fill a batch of their bucket move to the next longer one, so that only the last batch is padded.
+
+    process: which of how many processes this is; each gathers its equal part of every batch, and `batch_size`, which
+    their number must divide, counts all parts. The position in an epoch is the number of batches taken: with the seed
+    and the epoch's number, which a run's step gives, it is all that is needed to go on.
     """
 
     split: EncodedSplit
     num_labels: int
     batch_size: int
     buckets: tuple[int, ...]
+    process: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.process[1]:
+            raise UserError(f"a batch of {self.batch_size} cannot be shared by {self.process[1]} processes")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,17 +112,27 @@ class Batches:
         return batches
 
     def _gather(self, rows: np.ndarray, length: int) -> Batch:
-        mask = np.arange(self.batch_size) < len(rows)
-        rows = np.concatenate([rows, np.zeros(self.batch_size - len(rows), rows.dtype)]).astype(np.int32)
+        """Return the rows that this process holds of a batch."""
+        index, count = self.process
+        part = self.batch_size // count
+        rows = rows[index * part : (index + 1) * part]
+        mask = np.arange(part) < len(rows)
+        rows = np.concatenate([rows, np.zeros(part - len(rows), rows.dtype)]).astype(np.int32)
+        split, width = self.split, max(self.split.labels.width, 1)
         tokens = token_mask = None
-        if self.split.tokens is not None:
-            tokens = self.split.tokens[rows, :length]
+        if split.tokens is not None:
+            tokens = split.tokens[rows, :length]
             tokens = np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
-            token_mask = np.arange(length) < self.split.lengths[rows][:, None]
-        features = None if self.split.features is None else self.split.features[rows]
+            token_mask = np.arange(length) < split.lengths[rows][:, None]
         return Batch(
             rows=rows,
             mask=mask,
-            inputs=Inputs(tokens=tokens, token_mask=token_mask, features=features),
-            label_ids=self.split.labels.take(rows, self.num_labels, max(self.split.labels.width, 1)),
+            inputs=Inputs(
+                tokens=tokens,
+                token_mask=token_mask,
+                features=None if split.features is None else split.features[rows],
+                categories=None if split.categories is None else split.categories[rows],
+            ),
+            label_ids=split.labels.take(rows, self.num_labels, width),
+            label_values=None if split.labels.values is None else split.labels.take_values(rows, width),
         )

@@ -26,8 +26,7 @@ class Builder(Source):
             citation="",
             homepage="",
             license="",
-            text=False,
-            num_features=2,
+            feature_names=("x", "y"),
         )
 
     def _split_generators(self, dl_manager):

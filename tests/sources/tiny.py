@@ -31,6 +31,7 @@ class Builder(Source):
             citation="",
             homepage="",
             license="",
+            text=True,
         )
 
     def _split_generators(self, dl_manager):

@@ -1,0 +1,126 @@
+"""What is done to the examples of every source alike: closed label sets, missing splits, overlaps between splits."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlresearch.data.records import SPLITS, Dataset, Records
+from mlresearch.data.splits import Splitting, draw_splits
+from mlresearch.errors import UserError, suggest
+from mlresearch.hierarchy import LabelHierarchy
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What is done to the examples of every source.
+
+    closure: "up" adds the ancestors of what a row lists; "check" makes a row that lacks one a `UserError`.
+    overlaps: inputs that stand in two splits are counted in any case; "drop" drops them from the earlier of the two
+    (train, validation, test), so that what is tested stays as it was. splitting: how missing splits are drawn.
+    """
+
+    closure: str = "up"
+    overlaps: str = "keep"
+    splitting: Splitting = dataclasses.field(default_factory=Splitting)
+
+    def __post_init__(self) -> None:
+        for name, known in (("closure", ("up", "check")), ("overlaps", ("keep", "drop"))):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"config.data.{name} is {value!r}{suggest(value, known)}")
+
+
+def settle(name: str, dataset: Dataset, groups: Mapping[str, Sequence[str]], preparation: Preparation) -> Dataset:
+    """Return a data set with closed label sets, all three splits, and its overlaps counted (and dropped)."""
+    splits, notes = dict(dataset.splits), dict(dataset.notes)
+    if not splits or not all(len(records) for records in splits.values()):
+        empty = [split for split, records in splits.items() if not len(records)] or ["train"]
+        raise UserError(f"data set {name!r}: the split {empty[0]!r} has no rows")
+    if dataset.hierarchy is not None:
+        for split, records in splits.items():
+            if preparation.closure == "check":
+                _check_closed(name, split, records, dataset.hierarchy)
+            else:
+                splits[split] = dataclasses.replace(records, labels=dataset.hierarchy.close_sets(records.labels))
+    if set(splits) != set(SPLITS):
+        notes["splits"] = {"given": list(splits), "drawn": preparation.splitting.describe(bool(groups))}
+        pool = splits["train"]
+        drawn = draw_splits(
+            pool.labels,
+            dataset.label_space.num_labels,
+            groups.get("train"),
+            [split for split in SPLITS[1:] if split not in splits],
+            preparation.splitting,
+        )
+        splits |= {split: pool.take(rows) for split, rows in drawn.items()}
+    counts, repeated = find_overlaps(splits)
+    notes["overlaps"] = counts
+    notes["overlaps_with_equal_labels"] = _count_overlaps({split: row_digests(splits[split]) for split in SPLITS})
+    if preparation.overlaps == "drop":
+        notes["dropped_overlaps"] = {split: int(rows.sum()) for split, rows in repeated.items()}
+        splits = {split: splits[split].take(np.flatnonzero(~repeated[split])) for split in SPLITS}
+        for split, records in splits.items():
+            if not len(records):
+                raise UserError(f"data set {name!r}: every row of {split!r} stands in a later split, too")
+    notes["unlabelled_rows"] = {split: int((np.diff(splits[split].labels.offsets) == 0).sum()) for split in SPLITS}
+    return dataclasses.replace(dataset, name=name, splits={split: splits[split] for split in SPLITS}, notes=notes)
+
+
+def _check_closed(name: str, split: str, records: Records, hierarchy: LabelHierarchy) -> None:
+    found = hierarchy.first_unclosed(records.labels)
+    if found is not None:
+        row, child, parent = found
+        raise UserError(
+            f"data set {name!r}, {split}, row {row} ({records.keys[row]}): label {hierarchy.names[child]!r} without "
+            f"its parent {hierarchy.names[parent]!r}; config.data.closure = 'up' adds ancestors"
+        )
+
+
+def find_overlaps(splits: Mapping[str, Records]) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Count the inputs that stand in two splits, and find the rows whose input stands in a later split.
+
+    Inputs are the same if their texts are, but for case and spaces, and their features and categories. The counts are
+    of rows of the later split: ``{"test in train": 3, ...}``.
+    """
+    digests = {split: input_digests(records) for split, records in splits.items()}
+    repeated = {
+        split: np.isin(digests[split], np.concatenate([digests[split][:0], *(digests[other] for other in SPLITS[at:])]))
+        for at, split in enumerate(SPLITS, 1)
+    }
+    return _count_overlaps(digests), repeated
+
+
+def _count_overlaps(digests: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {
+        f"{later} in {earlier}": int(np.isin(digests[later], digests[earlier]).sum())
+        for earlier, later in itertools.combinations(SPLITS, 2)
+    }
+
+
+def row_digests(records: Records) -> np.ndarray:
+    """Return 16 bytes for each example that are equal where inputs and labels are: ``V16`` [examples]."""
+    inputs, labels = input_digests(records), records.labels
+    values = labels.ids if labels.values is None else np.stack([labels.ids, labels.values.view(np.int32)], 1)
+    digests = [
+        hashlib.blake2b(inputs[row].tobytes() + values[start:stop].tobytes(), digest_size=16).digest()
+        for row, (start, stop) in enumerate(itertools.pairwise(labels.offsets.tolist()))
+    ]
+    return np.array(digests, "V16")
+
+
+def input_digests(records: Records) -> np.ndarray:
+    """Return 16 bytes for each example that are equal where inputs are: ``V16`` [examples]."""
+    digests = []
+    for row in range(len(records)):
+        digest = hashlib.blake2b(digest_size=16)
+        if records.texts is not None:
+            digest.update(" ".join(records.texts[row].casefold().split()).encode() + b"\0")
+        if records.features is not None:
+            digest.update((records.features[row] + 0).tobytes())  # -0 is 0
+        for column in records.categories or ():
+            digest.update(column[row].encode() + b"\0")
+        digests.append(digest.digest())
+    return np.array(digests, "V16")
