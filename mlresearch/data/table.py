@@ -1,0 +1,714 @@
+"""Your own table: JSON Lines, CSV or TSV, an example a row. Everything about it is stated; nothing is guessed.
+
+**Files.** `format`, or else the suffix, says what a file is: ``.jsonl`` and ``.ndjson`` hold a JSON object a line,
+``.csv`` and ``.tsv`` a header and rows. CSV is that of RFC 4180: cells with commas, quotes or line breaks stand in
+double quotes. In TSV quotes are characters like any other, and a cell holds neither tab nor line break. All are UTF-8,
+with or without a byte order mark, lines end in LF or CRLF, and blank lines are skipped. What leaves the meaning open
+is an error that names file and line: keys or columns that stand twice, NaN and infinity in JSON, rows of too many or
+too few cells, a last row that breaks off.
+
+**Paths** are taken from the working directory, and where there is no such file, from `manual_dir`.
+
+**Columns.** An option that names several columns takes them with commas between, ``title,abstract``; a name that holds
+a comma stands in double quotes. ``emb_*`` names all columns that begin with ``emb_``, of which there must be the same
+ones in every row. Every column that is named must stand in every row.
+
+| in a row | JSON | cell of CSV and TSV | missing |
+|---|---|---|---|
+| text | string | any | never, but may be empty |
+| feature | number within float32 | number | null; an empty cell or NaN |
+| category | string, or an integer that stands for its digits | any | null, "" |
+| key, group | string, or an integer | any | never |
+
+**Labels**, by `form`, in the column `labels`:
+
+- ``ragged``: JSON: a list of names, or of ids, which are places in the file `label_names`. Cell: names with `separator`
+  between; outer spaces do not count, and an empty cell has no labels.
+- ``multihot``: 0 or 1 a label, or that it is unknown, as a missing feature is written. JSON: an object by name, where
+  what is not named is 0; or a list in the order of the file `label_names`. With several columns, or a prefix as in
+  ``label_*``, a column a label, in JSON as well; the prefix is not part of its name. In CSV and TSV there is always a
+  column a label, even if it is one.
+- ``soft``: likewise, with probabilities from 0 to 1.
+
+**Label space.** The file `label_names`, if given: a name a line, or name, tab, description. Else all names in the file
+`parents`: parents before children, and but for that in order of appearance. Else all names that rows or label columns
+of any split have, sorted.
+
+**Hierarchy.** The file `parents` has a line ``child<tab>parent`` for each edge; a name alone on its line states a
+label. Or, with `hierarchy_separator` "::", the label "a::b" stands under "a", which becomes a label if it is none. Else
+labels are flat.
+"""
+
+import codecs
+import collections
+import contextlib
+import csv
+import heapq
+import json
+import math
+import os
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, get_args
+
+import numpy as np
+import tensorflow_datasets.public_api as tfds
+
+from mlresearch.data import SPLITS, Source
+from mlresearch.errors import UserError, suggest
+from mlresearch.label_space import LabelForm, LabelReader, LabelSpace, check_label_name
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+INPUTS = ("text", "features", "categories")
+FILES = (*SPLITS, "label_names", "parents")
+"""Options that name files."""
+
+MAX_FLOAT = float(np.finfo(np.float32).max)
+MAX_SHOWN = 60  # characters of a name or a value in messages
+MAX_KNOWN = 50  # names in one message
+MAX_CELL = 2**31 - 1  # characters; the csv module's own limit, 131,072, is no long text
+MAX_DIGITS = 400  # of a number; the largest float64 has 309
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+PATTERN_SECONDS = 1.0
+"""The longest that `group_pattern` may search one value."""
+
+CSV_ERRORS = {
+    "unexpected end of data": "a quote that opens in this row is never closed",
+    "new-line character seen in unquoted field": "a carriage return within a row; lines end in LF or CRLF",
+}
+
+DESCRIPTION = "A table of one's own."
+
+
+class Builder(Source):
+    """The data set ``table``; the top of this file states what files may hold.
+
+    train: the file of training rows. validation, test: those of the other splits; "" has the loader draw them. format:
+    "jsonl", "csv" or "tsv"; "" goes by suffix. All three have the same.
+
+    text, features, categories: the columns of texts (several are joined by a blank line, empty ones left out), of
+    numbers and of categories; at least one of them. labels, form: the column of labels, and how it states them.
+    separator: between label names in a cell. label_names, parents, hierarchy_separator: see the top of this file; only
+    one of the last two. unknown_labels: what to do with labels of rows that the files do not name: "error", or "drop",
+    counted in the notes (``dropped_labels``).
+
+    key: the column that names a row; "" names it by file and line. group: the column whose values keep rows together
+    where splits are drawn. group_pattern: a regular expression; what it matches first in a value (its first group, if
+    it has one) stands for the value, as in ``(?s).{1,80}`` for texts that differ only behind 80 characters. A value
+    without a match stands for itself. A search of more than `PATTERN_SECONDS` is a `UserError`, where the system has
+    interval timers and the data are loaded in the main thread.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "": (
+            *(*FILES, "format", "text", "features", "categories", "labels", "form", "separator"),
+            *("hierarchy_separator", "key", "group", "group_pattern"),
+        )
+    }
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        manual_dir: str,
+        unknown_labels: str,
+        train: str = "",
+        validation: str = "",
+        test: str = "",
+        format: str = "",
+        text: str | Sequence[str] = "",
+        features: str | Sequence[str] = "",
+        categories: str | Sequence[str] = "",
+        labels: str | Sequence[str] = "",
+        form: str = "",
+        separator: str = ";",
+        label_names: str = "",
+        parents: str = "",
+        hierarchy_separator: str = "",
+        key: str = "",
+        group: str = "",
+        group_pattern: str = "",
+    ) -> None:
+        options: dict[str, Any] = {"train": train, "validation": validation, "test": test, "label_names": label_names}
+        options |= {"parents": parents, "manual_dir": manual_dir, "unknown_labels": unknown_labels, "format": format}
+        options |= {"text": text, "features": features, "categories": categories, "labels": labels, "form": form}
+        options |= {"separator": separator, "hierarchy_separator": hierarchy_separator, "key": key, "group": group}
+        options |= {"group_pattern": group_pattern}
+        forms = get_args(LabelForm)
+        if form not in forms:
+            hint = suggest(form, forms) if form else f": {', '.join(forms)}"
+            raise UserError(f"table: form is {form!r}; state how rows give their labels{hint}")
+        if not separator.strip():
+            raise UserError(f"table: separator is {separator!r}; something but spaces must stand between label names")
+        if parents and hierarchy_separator:
+            raise UserError("table: parents and hierarchy_separator both say which label stands under which; give one")
+        if group_pattern and not group:
+            raise UserError("table: group_pattern is given, but not the column that it searches; set group")
+        self.form, self.unknown_labels = form, unknown_labels
+        self.separator, self.hierarchy_separator = separator, hierarchy_separator
+        self.key, self.group, self.group_pattern = key, group, compile_pattern(group_pattern)
+        paths = find_files(options)
+        self.paths = {split: paths[split] for split in SPLITS if split in paths}
+        self.format = file_format(self.paths.values(), format)
+        self.named = {option: split_names(option, options[option]) for option in INPUTS}
+        self.named |= {"labels": split_names("labels", labels)}
+        self.named |= {"key": (key,) if key else (), "group": (group,) if group else ()}
+        if not self.named["labels"]:
+            raise UserError("table: labels is empty; name the column of labels")
+        if not (text or features or categories):
+            raise UserError("table: there is nothing to predict from; name columns in text, features or categories")
+        several = len(self.named["labels"]) > 1 or self.named["labels"][0].endswith("*")
+        if several and form == "ragged":
+            raise UserError("table: labels names several columns; in the form 'ragged' one column holds all labels")
+        self.column_a_label = several or (form != "ragged" and self.format != "jsonl")
+        self.columns = self.find_columns()
+        self.ordered = bool(label_names)
+        self.label_space, self.edges = self.find_labels(paths.get("label_names"), paths.get("parents"))
+        super().__init__(data_dir=data_dir, options=options)
+
+    @classmethod
+    def files(cls, subset: str, options: Mapping[str, Any]) -> Sequence[Path]:
+        """Return the files that are given, in the order of `FILES`."""
+        return list(find_files(options).values())
+
+    @classmethod
+    def prepared(cls, subset: str, options: Mapping[str, Any], data_dir: Path) -> str | None:
+        """Return None: what was prepared of a file that is gone may be that of another folder, of the same name."""
+        return None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.describe(
+            label_space=self.label_space,
+            parents=self.edges,
+            description=DESCRIPTION,
+            citation="",
+            homepage="",
+            license="",
+            text=bool(self.columns["text"]),
+            feature_names=list(self.columns["features"]) or None,
+            category_names=list(self.columns["categories"]) or None,
+            values=self.form != "ragged",
+            groups=bool(self.group),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        notes: dict[str, Any] = {"files": {split: path.name for split, path in self.paths.items()}}
+        # TFDS writes the metadata once all splits are read, so that what is counted by then is in them.
+        self.info.metadata["notes"] = notes
+        reader = LabelReader(self.label_space, self.form, self.unknown_labels)
+        return {split: self._generate_examples(path, reader, notes) for split, path in self.paths.items()}
+
+    def _generate_examples(
+        self, path: Path, reader: LabelReader, notes: dict[str, Any]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (line, row) in enumerate(self.rows(path)):
+            yield number, self.record(row, f"{path.name}:{line}", f"{path}, line {line}", reader)
+        if self.unknown_labels == "drop":
+            notes["dropped_labels"] = reader.dropped_note
+
+    def record(self, row: Mapping[str, Any], place: str, where: str, reader: LabelReader) -> dict[str, Any]:
+        """Return the record of one of `rows`; `place` is its key where no column is."""
+        ids, values = reader.read(self.labels_of(row, where), where)
+        record: dict[str, Any] = {"labels": ids, "key": read_name(row, self.key, where) if self.key else place}
+        if self.form != "ragged":
+            record["label_values"] = np.asarray([1.0] * len(ids) if values is None else values, np.float32)
+        if columns := self.columns["text"]:
+            record["text"] = "\n\n".join(text for column in columns if (text := read_text(row, column, where)))
+        if columns := self.columns["features"]:
+            numbers = [check_feature(self.number_of(row, column, where), column, where) for column in columns]
+            record["features"] = np.array(numbers, np.float32)
+        if columns := self.columns["categories"]:
+            record["categories"] = ["" if row[name] is None else read_name(row, name, where) for name in columns]
+        if self.group:
+            record["group"] = search_group(self.group_pattern, read_name(row, self.group, where), where)
+        return record
+
+    def labels_of(self, row: Mapping[str, Any], where: str) -> Any:
+        """Return the labels of one of `rows`, as a `LabelReader` takes them."""
+        if self.column_a_label:
+            return {label: self.number_of(row, column, where) for column, label in self.columns["labels"].items()}
+        value = row[self.named["labels"][0]]
+        if self.format != "jsonl":
+            return split_labels(value, self.separator, where)
+        if isinstance(value, list) and not self.ordered:
+            if self.form != "ragged" and value:
+                raise UserError(f"{where}: label values without names; give label_names, a file that orders the labels")
+            if any(isinstance(entry, int) and not isinstance(entry, bool) for entry in value):
+                raise UserError(f"{where}: labels are ids; give label_names, a file that says what they stand for")
+        return value
+
+    def number_of(self, row: Mapping[str, Any], column: str, where: str) -> Any:
+        """Return what JSON has, or would have, in place of a number; whatever that is."""
+        return row[column] if self.format == "jsonl" else parse_number(row[column], column, where)
+
+    def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the number of the first line of each row and its cells; strings, where the format is not JSON.
+
+        A file without rows, and a row whose columns are not those of the first training row, are `UserError`s.
+        """
+        checked: Collection[str] | None = None
+        for line, row in read_rows(path, self.format):
+            where = f"{path}, line {line}"
+            if row.keys() != checked:
+                for option, names in self.named.items():
+                    odd = expand(option, names, row, where).keys() ^ self.columns[option].keys()
+                    if odd:
+                        raise UserError(
+                            f"{where}: {option} is {', '.join(names)}, and the column {shorten(min(odd))!r} does not "
+                            f"stand in both this row and the first row of {self.paths['train']}"
+                        )
+                checked = set(row)
+            yield line, row
+        if checked is None:
+            raise UserError(f"{path}: there are no rows in it")
+
+    def find_columns(self) -> dict[str, dict[str, str]]:
+        """Return the columns of each option by the first training row, and what each is called without its prefix."""
+        line, row = next(read_rows(self.paths["train"], self.format), (1, None))
+        if row is None:
+            raise UserError(f"{self.paths['train']}: there are no rows in it")
+        where = f"{self.paths['train']}, line {line}"
+        columns = {option: expand(option, names, row, where) for option, names in self.named.items()}
+        called: dict[str, str] = {}
+        for column, label in columns["labels"].items():
+            for option in INPUTS:
+                if column in columns[option]:
+                    raise UserError(f"table: the column {column!r} is among both labels and {option}")
+            if label in called:
+                raise UserError(f"{where}: the columns {called[label]!r} and {column!r} are of one label, {label!r}")
+            called[label] = column
+        return columns
+
+    def find_labels(
+        self, names_path: Path | None, parents_path: Path | None
+    ) -> tuple[LabelSpace, list[tuple[int, int]] | None]:
+        """Return the label space and the edges from child to parent, None where labels are flat."""
+        stated = None if names_path is None else read_label_names(names_path)
+        edges: list[tuple[str, str]] | None = None
+        if parents_path is not None:
+            names, edges = read_parents(parents_path, None if stated is None else stated.index)
+        elif stated is None:
+            names = self.names_in_rows()
+        if stated is not None:
+            names = list(stated.names)
+        if self.hierarchy_separator:
+            known, edges = parents_by_separator(names, self.hierarchy_separator)
+            if stated is None:
+                names = known
+            elif added := [name for name in known if name not in stated.index]:
+                raise UserError(f"{names_path}: the label {added[0]!r} is missing, though labels stand under it")
+        label_space = stated or LabelSpace(tuple(names), tuple(names))
+        index = label_space.index
+        return label_space, None if edges is None else [(index[child], index[parent]) for child, parent in edges]
+
+    def names_in_rows(self) -> list[str]:
+        """Return all label names that the rows of any split have, sorted."""
+        if self.column_a_label:
+            return sorted(self.columns["labels"].values())
+        reader = LabelReader(LabelSpace((), ()), self.form, "drop")  # all that there is, is unknown
+        for path in self.paths.values():
+            for line, row in self.rows(path):
+                where = f"{path}, line {line}"
+                reader.read(self.labels_of(row, where), where)
+        return sorted(reader.dropped)
+
+
+def find_files(options: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the path of each file that the options of `FILES` name; a missing one is a `UserError`."""
+    if not options["train"]:
+        raise UserError("table: train is empty; name the file of training rows")
+    paths: dict[str, Path] = {}
+    manual_dir = options["manual_dir"] or os.environ.get("MLRESEARCH_MANUAL_DIR", "")
+    for option in FILES:
+        if not options[option]:
+            continue
+        given = os.path.expanduser(options[option])
+        places = [Path(given).absolute()]
+        if manual_dir and not os.path.isabs(given):
+            places.append(Path(os.path.expanduser(manual_dir)).absolute() / given)
+        found = next((place for place in places if os.path.isfile(place)), None)
+        if found is None:
+            also = "" if manual_dir else "; --manual_dir or MLRESEARCH_MANUAL_DIR names another folder to look in"
+            raise UserError(f"table: {option}: there is no file {' nor '.join(map(str, places))}{also}")
+        for other in SPLITS:
+            if option in SPLITS and paths.get(other) == found:
+                raise UserError(f"table: {other} and {option} are one file, {found}")
+        paths[option] = found
+    return paths
+
+
+def file_format(paths: Iterable[Path], stated: str) -> str:
+    """Return the format of the files of all splits: the one that is stated, or the one that their suffixes say."""
+    known = sorted(set(FORMATS.values()))
+    if stated:
+        if stated not in known:
+            raise UserError(f"table: format is {stated!r}{suggest(stated, known)}")
+        return stated
+    formats: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(f"table: {path} ends in none of {', '.join(FORMATS)}; set format: {', '.join(known)}")
+        formats[FORMATS[path.suffix.lower()]] = path
+    if len(formats) > 1:
+        raise UserError(f"table: {' and '.join(map(str, formats.values()))} differ in format; give the splits alike")
+    return next(iter(formats))
+
+
+def split_names(option: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the column names of an option: those of a sequence, or of a string with commas, quoted as in CSV."""
+    names = tuple(value) if not isinstance(value, str) else ()
+    if isinstance(value, str) and value:
+        try:
+            names = tuple(next(csv.reader([value], strict=True, skipinitialspace=True)))
+        except csv.Error as error:
+            raise UserError(f"table: {option} is {value!r}: {error}") from None
+    for place, name in enumerate(names):
+        if not name or name in names[:place]:
+            raise UserError(f"table: {option} is {value!r}: {f'{name!r} stands twice' if name else 'a name is empty'}")
+    return names
+
+
+def expand(option: str, names: Sequence[str], columns: Iterable[str], where: str) -> dict[str, str]:
+    """Return the columns that names and prefixes ("label_*") stand for, and what each is called without its prefix."""
+    columns = list(columns)
+    found: dict[str, str] = {}
+    for name in names:
+        prefix = name.removesuffix("*") if name.endswith("*") and option not in ("key", "group") else None
+        matches = [column for column in columns if column == name or (prefix is not None and column.startswith(prefix))]
+        if not matches:
+            known = [column for column in columns if len(column) <= MAX_SHOWN][:MAX_KNOWN]
+            raise UserError(f"{where}: there is no column {name!r} ({option}){suggest(name, known)}")
+        for column in matches:
+            if column in found:
+                raise UserError(f"table: {option} names the column {shorten(column)!r} twice")
+            found[column] = column[len(prefix or "") :]
+    return found
+
+
+def read_rows(path: Path, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of the first line of each row, and its cells by column."""
+    return read_jsonl(path) if format == "jsonl" else read_csv(path, format)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file, numbered from 1, with their ends but without a byte order mark."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode()
+                except UnicodeDecodeError as error:
+                    where = f"{path}, line {number}, byte {error.start + 1}"
+                    raise UserError(f"{where}: this is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a JSON Lines file, see `read_rows`."""
+    for number, line in read_lines(path):
+        if line.strip(" \t\r\n"):
+            yield number, parse_json(line, f"{path}, line {number}")
+
+
+def parse_json(line: str, where: str) -> dict[str, Any]:
+    """Return the JSON object of a line; anything else, or what leaves its meaning open, is a `UserError`."""
+    try:
+        row = _DECODER.decode(line)
+        if SURROGATE.search(line):
+            json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: no JSON at character {error.pos + 1} ({error.msg})") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: half of a surrogate pair, \\ud800 to \\udfff, is no character") from None
+    except RecursionError:
+        raise UserError(f"{where}: lists or objects are nested too deeply") from None
+    except ValueError as error:  # of the functions that _DECODER calls
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a row is a JSON object, {{...}}, not {shorten(line.strip())}")
+    return row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        [(repeated, _)] = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shorten(repeated)!r} stands twice in one object")
+    return row
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {shorten(digits)} is too large")
+    return number
+
+
+def _int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"the number {shorten(digits)} is too large")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON; write null for what is missing")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_float=_float, parse_int=_int, parse_constant=_constant)
+
+
+def read_csv(path: Path, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV or TSV file below its header, see `read_rows`; all cells are strings."""
+    csv.field_size_limit(MAX_CELL)
+    if format == "csv":
+        reader = csv.reader(_lines_without_nul(path), strict=True)
+    else:
+        reader = csv.reader(_lines_without_nul(path), strict=True, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {line}: {CSV_ERRORS.get(str(error).partition(' - ')[0], error)}") from None
+        if cells is None:
+            break
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            for place, name in enumerate(header):
+                if name in header[:place]:
+                    raise UserError(f"{path}, line {line}: two columns are named {shorten(name)!r}")
+        elif len(cells) != len(header):
+            raise UserError(f"{path}, line {line}: a row of {len(cells)} cells, where the header has {len(header)}")
+        else:
+            yield line, dict(zip(header, cells, strict=True))
+    if header is None:
+        raise UserError(f"{path} is empty; its first line must be a header")
+
+
+def _lines_without_nul(path: Path) -> Iterator[str]:
+    for number, line in read_lines(path):
+        if "\0" in line:
+            raise UserError(f"{path}, line {number}: a NUL character; is this a text in UTF-8?")
+        yield line
+
+
+def parse_number(cell: str, column: str, where: str) -> float | None:
+    """Return the number of a cell, None where it is empty or NaN."""
+    cell = cell.strip()
+    if not cell or cell.lower() == "nan":
+        return None
+    if len(cell) > MAX_DIGITS or not NUMBER.fullmatch(cell):
+        raise UserError(f"{where}: column {column!r} holds {shorten(cell)!r}, not a number (empty or NaN if missing)")
+    return float(cell)
+
+
+def split_labels(cell: str, separator: str, where: str) -> list[str]:
+    """Return the label names of a cell, without outer spaces."""
+    if not cell.strip():
+        return []
+    names = [name.strip() for name in cell.split(separator)]
+    if "" in names:
+        raise UserError(f"{where}: a label name is missing beside a {separator!r} in {shorten(cell)!r}")
+    return names
+
+
+def read_text(row: Mapping[str, Any], column: str, where: str) -> str:
+    """Return the text of a cell."""
+    if not isinstance(row[column], str):
+        raise UserError(f'{where}: column {column!r} holds {_kind(row[column])}, not a text ("" is an empty one)')
+    return row[column]
+
+
+def read_name(row: Mapping[str, Any], column: str, where: str) -> str:
+    """Return the string of a cell, or the digits of its integer."""
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UserError(f"{where}: column {column!r} holds {_kind(value)}, not a string or an integer")
+    return str(value)
+
+
+def check_feature(value: Any, column: str, where: str) -> float:
+    """Return a number, NaN for null; anything else, or a number outside of float32, is a `UserError`."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: column {column!r} holds {_kind(value)}, not a number or null")
+    if abs(value) > MAX_FLOAT:
+        raise UserError(f"{where}: column {column!r} holds a number beyond ±{MAX_FLOAT:.4g}, the range of float32")
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    """Return what JSON calls a value."""
+    kinds = {bool: "true or false", str: "a string", int: "a number", float: "a number", list: "a list"}
+    kinds |= {dict: "an object"}
+    return kinds.get(type(value), "null")
+
+
+def read_label_names(path: Path) -> LabelSpace:
+    """Read a label space: a line a label, its name, and behind a tab its description if there is one."""
+    return parse_label_names(read_lines(path), path)
+
+
+def parse_label_names(lines: Iterable[tuple[int, str]], path: Path) -> LabelSpace:
+    """Return the label space of numbered lines, see `read_label_names`."""
+    found: dict[str, int] = {}
+    descriptions = []
+    for number, line in lines:
+        if not line.strip():
+            continue
+        name, *description = line.rstrip("\r\n").split("\t")
+        where = f"{path}, line {number}"
+        check_label_name(name, where)
+        if len(description) > 1:
+            raise UserError(f"{where}: more than one tab; a line is a name, or a name, a tab and a description")
+        if name in found:
+            raise UserError(f"{where}: the label {shorten(name)!r} stands on line {found[name]}, too")
+        found[name] = number
+        descriptions.append("".join(description).strip() or name)
+    return LabelSpace(tuple(found), tuple(descriptions))
+
+
+def read_parents(path: Path, known: Collection[str] | None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Read ``child<tab>parent`` lines: all names, parents first, and the edges in the order of the file.
+
+    Names keep the order of their appearance wherever parents allow it. A name that is not among `known` (if given), an
+    edge that stands twice and a cycle are `UserError`s.
+    """
+    return parse_parents(read_lines(path), path, known)
+
+
+def parse_parents(
+    lines: Iterable[tuple[int, str]], path: Path, known: Collection[str] | None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the names and edges of numbered lines, see `read_parents`."""
+    names: dict[str, int] = {}  # and the order of appearance
+    edges: dict[tuple[str, str], int] = {}  # and the line
+    for number, line in lines:
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        cells = line.rstrip("\r\n").split("\t")
+        if len(cells) > 2:
+            raise UserError(f"{where}: {len(cells)} names; a line is a child, a tab and a parent, or one name alone")
+        for name in cells:
+            check_label_name(name, where)
+            if known is not None and name not in known:
+                raise UserError(f"{where}: the label {shorten(name)!r} is not in the file label_names")
+            names.setdefault(name, len(names))
+        if len(cells) == 2:
+            edge = (cells[0], cells[1])
+            if edge in edges:
+                raise UserError(f"{where}: {_arrow(edge)} stands on line {edges[edge]}, too")
+            edges[edge] = number
+    return _parents_first(names, edges, path), list(edges)
+
+
+def _parents_first(names: Mapping[str, int], edges: Mapping[tuple[str, str], int], path: Path) -> list[str]:
+    """Return the names such that parents stand before children; of those that may come next, the first one comes."""
+    children: dict[str, list[str]] = {name: [] for name in names}
+    missing = dict.fromkeys(names, 0)
+    for child, parent in edges:
+        children[parent].append(child)
+        missing[child] += 1
+    ready = [(place, name) for name, place in names.items() if not missing[name]]
+    ordered = []
+    while ready:
+        _, name = heapq.heappop(ready)
+        ordered.append(name)
+        for child in children[name]:
+            missing[child] -= 1
+            if not missing[child]:
+                heapq.heappush(ready, (names[child], child))
+    if len(ordered) < len(names):
+        # Whoever still misses a parent has one that does: going up from there must come back.
+        above = {child: parent for child, parent in edges if missing[child] and missing[parent]}
+        seen: dict[str, None] = {}
+        name = next(iter(above))
+        while name not in seen:
+            seen[name] = None
+            name = above[name]
+        cycle = list(seen)[list(seen).index(name) :]
+        steps = list(zip(cycle, [*cycle[1:], name], strict=True))[:MAX_KNOWN]
+        shown = "; ".join(f"line {edges[edge]}: {_arrow(edge)}" for edge in steps)
+        raise UserError(f"{path}: {len(cycle)} labels form a cycle; remove one of its edges: {shown}")
+    return ordered
+
+
+def _arrow(edge: tuple[str, str]) -> str:
+    return f"{shorten(edge[0])!r} -> {shorten(edge[1])!r}"
+
+
+def parents_by_separator(names: Iterable[str], separator: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return sorted names with those they stand under, "a" and "a::b" for "a::b::c", and the edges between them."""
+    edges: dict[tuple[str, str], None] = {}
+    known = set()
+    for name in names:
+        parts = name.split(separator)
+        above = [separator.join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        for place in above:
+            check_label_name(place, f"table: label {name!r}, split at hierarchy_separator {separator!r}")
+        known.update(above)
+        edges |= dict.fromkeys(zip(above[1:], above[:-1], strict=True))
+    if not edges:
+        raise UserError(f"table: hierarchy_separator {separator!r} is in no label name")
+    return sorted(known), sorted(edges)
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str] | None:
+    """Return a regular expression, None for an empty one; a wrong one is a `UserError`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return re.compile(pattern) if pattern else None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"table: group_pattern is {pattern!r}, which is no regular expression: {error}") from None
+
+
+def search_group(pattern: re.Pattern[str] | None, value: str, where: str) -> str:
+    """Return what `pattern` matches first in `value`, or its first group; the value itself if there is no match."""
+    if pattern is None:
+        return value
+    try:
+        with _time_limit():
+            match = pattern.search(value)
+    except TimeoutError:
+        raise UserError(
+            f"{where}: group_pattern {pattern.pattern!r} takes over {PATTERN_SECONDS} s; make it simpler"
+        ) from None
+    if match is None:
+        return value
+    return match[1] if pattern.groups and match[1] is not None else match[0]
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise `TimeoutError` in what takes more than `PATTERN_SECONDS`, where the system can interrupt it."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, PATTERN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)  # None: not Python's
+
+
+def _interrupt(signal_number: int, frame: object) -> NoReturn:
+    raise TimeoutError
+
+
+def shorten(text: str) -> str:
+    """Return a text cut to what a message has room for."""
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
