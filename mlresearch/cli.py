@@ -1,4 +1,4 @@
-"""The commands: ``mlresearch train | evaluate | predict | table | doctor``."""
+"""The commands: ``mlresearch train | evaluate | predict | table | data | doctor``."""
 
 import importlib.metadata
 import json
@@ -15,6 +15,8 @@ from absl import flags
 from mlresearch.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from mlresearch.predict import LabelPrediction, Run
 
 USAGE = """usage: mlresearch COMMAND [--flags]
@@ -24,6 +26,10 @@ USAGE = """usage: mlresearch COMMAND [--flags]
   predict   --workdir=DIR --text "..."                             labels of a text
             --workdir=DIR --input F.jsonl --output G.jsonl         labels of many: {"text": ...} a line
   table     DIR ...                                                one row a run
+  data      list                                                   data sets by name
+            prepare NAME | describe NAME [--json] [--plot=DIR]     read upstream files; what is in them
+            export NAME --output=DIR                               JSON Lines with a Croissant description
+            ... [--manual_dir=DIR] [--config=FILE] [--config.data.KEY=VALUE ...]
   doctor                                                           devices, versions, what is missing
 
 'mlresearch COMMAND --help' lists the flags of a command.
@@ -60,35 +66,52 @@ def run() -> None:
 
 def train(argv: list[str]) -> int:
     """Train, evaluate and record one run."""
-    from ml_collections import config_flags
-
-    from mlresearch.config import check_acting, check_key
-
-    given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
-    for key in given:
-        check_key(key)
-
     from mlresearch.results import markdown, row
 
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "The run's config file.", flag_values=values, sys_argv=argv)
     _define_workdir(values)
-    _parse(values, argv)
-    if values.config is None:
+    config, _ = _parse_config(values, argv)
+    if config is None:
         raise UserError("--config is missing: name a config file, such as --config=configs/icd10cm_terms.py")
-    try:
-        values.config.keys()
-    except OSError as error:  # kept back by ml_collections until the config is used
-        raise UserError(f"cannot load the config: {str(error).split('Attempted', 1)[-1].strip()}") from None
-    check_acting(values.config, given)
 
     from mlresearch.train import train as train_run
 
-    record = train_run(values.config, _workdir(values), stop=_stop_on_signal())
+    record = train_run(config, _workdir(values), stop=_stop_on_signal())
     print(markdown([row(record)]))
     for remark in record.get("remarks", []):
         print(remark)
     return 0
+
+
+def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDict | None, list[str]]":
+    """Parse the flags of a command that takes a config; returns it, None where no file is named, and the other words.
+
+    Settings given on the command line act on the file's. Where none is named, `data` gets the defaults with them.
+    """
+    from ml_collections import config_flags
+
+    from mlresearch.config import base_config, check_acting, check_key
+
+    given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
+    for key in given:
+        check_key(key)
+    flags.DEFINE_string("manual_dir", "", "The folder of upstream files.", flag_values=values)
+    from_file = any(word.startswith(("--config=", "-config=")) or word in ("--config", "-config") for word in argv)
+    if from_file:
+        config_flags.DEFINE_config_file("config", None, "The config file.", flag_values=values, sys_argv=argv)
+    else:
+        config_flags.DEFINE_config_dict("config", base_config(), "The defaults.", flag_values=values)
+    rest = _parse(values, argv)
+    try:
+        values.config.keys()
+    except OSError as error:  # kept back by ml_collections until the config is used
+        raise UserError(f"cannot load the config: {str(error).split('Attempted', 1)[-1].strip()}") from None
+    if values.manual_dir:
+        values.config.data.manual_dir = values.manual_dir
+    if from_file or argv[0] == "data":
+        check_acting(values.config, given)
+        return values.config, rest
+    return None, rest
 
 
 def evaluate(argv: list[str]) -> int:
@@ -135,12 +158,15 @@ def predict(argv: list[str]) -> int:
         raise UserError("--input and --output go together")
     if values.output is not None and (not Path(values.output).parent.is_dir() or Path(values.output).is_dir()):
         raise UserError(f"--output={values.output} is no file in a folder that there is")
-    texts = [values.text] if values.input is None else _read_texts(Path(values.input))
+    inputs = [{"text": values.text}] if values.input is None else _read_inputs(Path(values.input))
 
     from mlresearch.predict import Run
 
     run = Run(_workdir(values))
-    predictions = run.predict(texts, decision=values.decision, min_probability=values.min_probability)
+    try:
+        predictions = run.predict(inputs, decision=values.decision, min_probability=values.min_probability)
+    except UserError as error:
+        raise UserError(f"{values.input or '--text'}: {error}") from None
     if values.output is None:
         _print_labels(run, predictions[0])
         return 0
@@ -148,11 +174,11 @@ def predict(argv: list[str]) -> int:
     from mlresearch.files import write_bytes
 
     lines = [
-        json.dumps({"text": text, "labels": [vars(label) for label in labels]}, ensure_ascii=False) + "\n"
-        for text, labels in zip(texts, predictions, strict=True)
+        json.dumps(given | {"labels": [vars(label) for label in labels]}, ensure_ascii=False) + "\n"
+        for given, labels in zip(inputs, predictions, strict=True)
     ]
     write_bytes(values.output, "".join(lines).encode())
-    print(f"{values.output}: labels of {len(texts)} texts")
+    print(f"{values.output}: labels of {len(inputs)} inputs")
     return 0
 
 
@@ -176,6 +202,76 @@ def table(argv: list[str]) -> int:
     if not rows:
         raise UserError("none of these runs is finished")
     print(markdown(rows))
+    return 0
+
+
+def data(argv: list[str]) -> int:
+    """List, prepare, describe, draw or export data sets."""
+    values = flags.FlagValues()
+    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+    flags.DEFINE_string("plot", None, "The folder to draw pictures into.", flag_values=values)
+    flags.DEFINE_string("output", None, "The folder to export to.", flag_values=values)
+    config, words = _parse_config(values, argv)
+    assert config is not None
+    action = words[0] if words else ""
+    if action not in DATA_ACTIONS or len(words) > 2:
+        raise UserError(f"'mlresearch data' takes one of {', '.join(DATA_ACTIONS)}, and the name of a data set")
+    if action == "list":
+        return _list_data()
+    if len(words) == 2:
+        config.data.name = words[1]
+    elif not any(word.startswith(("--config", "-config")) for word in argv):
+        raise UserError(f"'mlresearch data {action}' needs the name of a data set, or a --config that has one")
+    if (values.output is not None) != (action == "export"):
+        raise UserError("--output=DIR goes with 'mlresearch data export', and is needed there")
+    if action != "describe" and (values.json or values.plot is not None):
+        raise UserError("--json and --plot go with 'mlresearch data describe'")
+
+    from mlresearch.config import resolve
+    from mlresearch.inputs import load_dataset
+
+    dataset = load_dataset(resolve(config))
+    if action == "export":
+        from mlresearch.croissant import export
+
+        print(export(dataset, values.output, **dataset.about))
+        return 0
+    from mlresearch.describe import describe, print_description
+
+    if action == "prepare":
+        sizes = ", ".join(f"{len(records)} {split}" for split, records in dataset.splits.items())
+        print(
+            f"{dataset.name}: {sizes}, {dataset.label_space.num_labels} labels, fingerprint {dataset.fingerprint[:16]}"
+        )
+        for name, value in dataset.notes.items():
+            print(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+        return 0
+    description = describe(dataset)
+    if values.json:
+        print(json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print_description(description)
+    if values.plot is not None:
+        from mlresearch.figures import plot
+
+        for path in plot(dataset, values.plot):
+            print(path, file=sys.stderr if values.json else sys.stdout)
+    return 0
+
+
+DATA_ACTIONS = ("list", "prepare", "describe", "export")
+
+
+def _list_data() -> int:
+    """Print the names of all data sets, a source a line or more, with what each source is."""
+    from mlresearch import data
+    from mlresearch.data import source_class
+
+    for source in data.sources():
+        doc = sys.modules[source_class(source).__module__].__doc__ or ""
+        print(f"{source}: {doc.partition(chr(10))[0]}")
+        for name in data.subsets(source):
+            print(f"  {name}")
     return 0
 
 
@@ -207,6 +303,14 @@ def doctor(argv: list[str]) -> int:
     print(f"data sets    in {data_dir}{'' if prepared else ': none prepared yet'}")
     for path in prepared:
         print(f"             {path.relative_to(data_dir)}")
+    manual_dir = os.environ.get("MLRESEARCH_MANUAL_DIR", "")
+    if not manual_dir:
+        print("upstream     MLRESEARCH_MANUAL_DIR is not set: only data sets without upstream files, or --manual_dir")
+    elif Path(manual_dir).is_dir():
+        found = sorted(path.name for path in Path(manual_dir).iterdir() if path.is_dir())
+        print(f"upstream     files in {manual_dir}: {', '.join(found) or 'none'}")
+    else:
+        missing.append(f"the folder {manual_dir} that MLRESEARCH_MANUAL_DIR names")
     existing = next(parent for parent in (data_dir, *data_dir.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9
     print(f"disk         {free:.1f} GB free there")
@@ -225,6 +329,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "predict": predict,
     "table": table,
+    "data": data,
     "doctor": doctor,
 }
 
@@ -276,8 +381,8 @@ def _stop_on_signal() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _read_texts(path: Path) -> list[str]:
-    """Return the texts of a JSON Lines file; a bad line is a `UserError` with its number."""
+def _read_inputs(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON Lines file; a bad line is a `UserError` with its number."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -286,16 +391,16 @@ def _read_texts(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8: byte {error.start}") from None
     # Not splitlines: U+2028 and the like may stand in a JSON string.
     lines = text.removesuffix("\n").split("\n") if text else []
-    texts = []
+    inputs = []
     for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            found = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
             found = None
-        if not isinstance(found, str):
-            raise UserError(f'{path}, line {number}: expected {{"text": "..."}}, found {line[:60]!r}')
-        texts.append(found)
-    return texts
+        if not isinstance(found, dict):
+            raise UserError(f'{path}, line {number}: expected an object such as {{"text": "..."}}, found {line[:60]!r}')
+        inputs.append(found)
+    return inputs
 
 
 def _print_labels(run: "Run", labels: "list[LabelPrediction]") -> None:

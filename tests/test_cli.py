@@ -82,7 +82,7 @@ def test_predict_reads_and_writes_json_lines(trained, tmp_path, capsys):
 
     given.write_text('{"text": "fine"}\n{"txt": "wrong"}\n')
     assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2
-    assert "in.jsonl, line 2: expected" in capsys.readouterr().err
+    assert "in.jsonl: input 2: the text is missing" in capsys.readouterr().err
 
 
 def test_table_has_a_row_a_run(trained, capsys):
