@@ -70,9 +70,13 @@ def train(argv: list[str]) -> int:
 
     values = flags.FlagValues()
     _define_workdir(values)
-    config, _ = _parse_config(values, argv)
-    if config is None:
+    config, given, _ = _parse_config(values, argv)
+    if not _names_config(argv):
         raise UserError("--config is missing: name a config file, such as --config=configs/icd10cm_terms.py")
+
+    from mlresearch.config import check_acting
+
+    check_acting(config, given)
 
     from mlresearch.train import train as train_run
 
@@ -83,24 +87,27 @@ def train(argv: list[str]) -> int:
     return 0
 
 
-def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDict | None, list[str]]":
-    """Parse the flags of a command that takes a config; returns it, None where no file is named, and the other words.
+def _names_config(argv: list[str]) -> bool:
+    return any(word.startswith(("--config=", "-config=")) or word in ("--config", "-config") for word in argv)
 
-    Settings given on the command line act on the file's. Where none is named, `data` gets the defaults with them.
+
+def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDict, list[str], list[str]]":
+    """Parse the flags of a command that takes a config: the file's, or the defaults where no file is named.
+
+    Returns the config with the settings of the command line, the keys of these, and the words that are no flags.
     """
     from ml_collections import config_flags
 
-    from mlresearch.config import base_config, check_acting, check_key
+    from mlresearch.config import base_config, check_key
 
     given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
     for key in given:
         check_key(key)
     flags.DEFINE_string("manual_dir", "", "The folder of upstream files.", flag_values=values)
-    from_file = any(word.startswith(("--config=", "-config=")) or word in ("--config", "-config") for word in argv)
-    if from_file:
+    if _names_config(argv):
         config_flags.DEFINE_config_file("config", None, "The config file.", flag_values=values, sys_argv=argv)
     else:
-        config_flags.DEFINE_config_dict("config", base_config(), "The defaults.", flag_values=values)
+        config_flags.DEFINE_config_dict("config", base_config(), flag_values=values, sys_argv=argv)
     rest = _parse(values, argv)
     try:
         values.config.keys()
@@ -108,10 +115,7 @@ def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDic
         raise UserError(f"cannot load the config: {str(error).split('Attempted', 1)[-1].strip()}") from None
     if values.manual_dir:
         values.config.data.manual_dir = values.manual_dir
-    if from_file or argv[0] == "data":
-        check_acting(values.config, given)
-        return values.config, rest
-    return None, rest
+    return values.config, given, rest
 
 
 def evaluate(argv: list[str]) -> int:
@@ -211,8 +215,7 @@ def data(argv: list[str]) -> int:
     flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
     flags.DEFINE_string("plot", None, "The folder to draw pictures into.", flag_values=values)
     flags.DEFINE_string("output", None, "The folder to export to.", flag_values=values)
-    config, words = _parse_config(values, argv)
-    assert config is not None
+    config, given, words = _parse_config(values, argv)
     action = words[0] if words else ""
     if action not in DATA_ACTIONS or len(words) > 2:
         raise UserError(f"'mlresearch data' takes one of {', '.join(DATA_ACTIONS)}, and the name of a data set")
@@ -220,16 +223,17 @@ def data(argv: list[str]) -> int:
         return _list_data()
     if len(words) == 2:
         config.data.name = words[1]
-    elif not any(word.startswith(("--config", "-config")) for word in argv):
+    elif not _names_config(argv) and "data.name" not in given:
         raise UserError(f"'mlresearch data {action}' needs the name of a data set, or a --config that has one")
     if (values.output is not None) != (action == "export"):
         raise UserError("--output=DIR goes with 'mlresearch data export', and is needed there")
     if action != "describe" and (values.json or values.plot is not None):
         raise UserError("--json and --plot go with 'mlresearch data describe'")
 
-    from mlresearch.config import resolve
+    from mlresearch.config import check_acting, resolve
     from mlresearch.inputs import load_dataset
 
+    check_acting(config, given)
     dataset = load_dataset(resolve(config))
     if action == "export":
         from mlresearch.croissant import export

@@ -28,6 +28,9 @@ from mlresearch.parallel import Parallel
 from mlresearch.step import Scored, init_state, make_eval_step
 
 
+MAX_NUMBER = float(np.finfo(np.float32).max)
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelPrediction:
     """One label of one input: its marginal probability, and whether the decision switches it on."""
@@ -201,6 +204,6 @@ def _columns(value: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
 def _number(value: Any, where: str) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= np.finfo(np.float32).max:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
         raise UserError(f"{where} is {value!r:.60}, not a finite number or null")
     return float(value)
