@@ -303,7 +303,7 @@ def doctor(argv: list[str]) -> int:
     except (ImportError, RuntimeError, AssertionError) as error:  # each says in its own way that JAX has no device
         missing.append(f"a device that JAX can use: {' '.join(str(error).split()) or 'JAX gives no reason'}")
     data_dir = environment.default_data_dir()
-    prepared = sorted(path.parent for path in data_dir.glob("*/*/*/decoded.npz"))
+    prepared = sorted({path.parent for path in data_dir.glob("*/*/*/decoded*.npz")})
     print(f"data sets    in {data_dir}{'' if prepared else ': none prepared yet'}")
     for path in prepared:
         print(f"             {path.relative_to(data_dir)}")

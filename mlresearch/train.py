@@ -196,7 +196,7 @@ def _conclude(
             write_predictions(folder, scores)
     record |= {
         "status": "finished",
-        "remarks": _remarks(splits, decisions),
+        "remarks": _remarks(dataset, splits, decisions),
         "seconds": {"train": trained, "evaluate": time.time() - began},
         "metrics": {
             "validation": report(validation, validation_loss, decisions, hierarchy),
@@ -207,11 +207,14 @@ def _conclude(
     return record
 
 
-def _remarks(splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:
+def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:
     """Return what a reader of the results must know, a sentence each."""
     shares = {name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()}
     cut = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
     remarks = [f"share of tokens cut off by config.text.max_length: {cut}"] if any(shares.values()) else []
+    overlaps = [f"{count} of {where}" for where, count in dataset.notes["overlaps"].items() if count]
+    if overlaps:
+        remarks.append(f"inputs that stand in two splits (config.data.overlaps = 'drop'): {', '.join(overlaps)}")
     threshold = decisions["global_threshold"]
     if isinstance(threshold, GlobalThreshold) and threshold.at_edge:
         remarks.append(
