@@ -74,7 +74,8 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
 
     dataset = load_dataset(config)
     hierarchy = dataset.hierarchy
-    texts_of(dataset.train, dataset.name)  # before anything is fitted
+    for records in dataset.splits.values():
+        texts_of(records, dataset.name)  # refuses what cannot be scored before anything is fitted
     baseline = BASELINES[name](dataset.train, dataset.label_space.num_labels, config.seed)
     trained = time.time()
 
@@ -268,10 +269,7 @@ def fit_labels(
     rows: sparse.csr_matrix, records: Records, labels: np.ndarray, num_labels: int, seed: int
 ) -> Iterator[SGDClassifier]:
     """Yield one fitted classifier a label, in the order of `labels`, fitted on all cores."""
-    by_label = sparse.csr_matrix(
-        (np.ones(len(records.labels.ids), bool), records.labels.ids, records.labels.offsets),
-        shape=(len(records), num_labels),
-    ).tocsc()
+    by_label = records.labels.sparse(num_labels).tocsc()
 
     def fit(label: int) -> SGDClassifier:
         positive = np.zeros(len(records), bool)

@@ -100,7 +100,8 @@ def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDic
 
     from mlresearch.config import base_config, check_key
 
-    given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
+    words = [word.lstrip("-") for word in argv if word.startswith(("--config.", "-config."))]
+    given = [word.removeprefix("config.").partition("=")[0] for word in words]
     for key in given:
         check_key(key)
     flags.DEFINE_string("manual_dir", "", "The folder of upstream files.", flag_values=values)
@@ -219,6 +220,10 @@ def data(argv: list[str]) -> int:
     action = words[0] if words else ""
     if action not in DATA_ACTIONS or len(words) > 2:
         raise UserError(f"'mlresearch data' takes one of {', '.join(DATA_ACTIONS)}, and the name of a data set")
+    if action == "list" and (len(words) > 1 or values.output is not None):
+        raise UserError("'mlresearch data list' takes no name and no --output")
+    if action != "describe" and (values.json or values.plot is not None):
+        raise UserError("--json and --plot go with 'mlresearch data describe'")
     if action == "list":
         return _list_data()
     if len(words) == 2:
@@ -227,8 +232,6 @@ def data(argv: list[str]) -> int:
         raise UserError(f"'mlresearch data {action}' needs the name of a data set, or a --config that has one")
     if (values.output is not None) != (action == "export"):
         raise UserError("--output=DIR goes with 'mlresearch data export', and is needed there")
-    if action != "describe" and (values.json or values.plot is not None):
-        raise UserError("--json and --plot go with 'mlresearch data describe'")
 
     from mlresearch.config import check_acting, resolve
     from mlresearch.inputs import load_dataset
@@ -399,10 +402,14 @@ def _read_inputs(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             found = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # ValueError: also a number of thousands of digits
             found = None
         if not isinstance(found, dict):
             raise UserError(f'{path}, line {number}: expected an object such as {{"text": "..."}}, found {line[:60]!r}')
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}, line {number}: a string holds half a character (a lone surrogate)") from None
         inputs.append(found)
     return inputs
 

@@ -197,7 +197,7 @@ def describe_hierarchy(dataset: Dataset) -> dict[str, Any]:
     )
     labelled = single = specific = at_leaves = 0
     for records in dataset.splits.values():
-        on = on_matrix(records.labels, size)
+        on = records.labels.sparse(size)
         # A label that is on and has no child that is on stays 1, since it is no parent of any.
         most_specific = (on - on.multiply(on @ parent_of > 0)).tocsr()
         number = most_specific.sum(1)
@@ -240,10 +240,10 @@ def cooccurring_pairs(
     occurring = np.flatnonzero(counts)  # columns from here on, in the order of their names
     occurring = occurring[sorted(range(len(occurring)), key=lambda at: label_space.names[occurring[at]])]
     names, counts, num_examples = [label_space.names[label] for label in occurring], counts[occurring], len(labels)
-    on = on_matrix(labels, label_space.num_labels)[:, occurring]
+    on = labels.sparse(label_space.num_labels)[:, occurring]
     related = scipy.sparse.csr_array((len(occurring), len(occurring)), dtype=np.int64)
     if hierarchy is not None:
-        above = on_matrix(hierarchy.ancestors, label_space.num_labels)[occurring][:, occurring]
+        above = hierarchy.ancestors.sparse(label_space.num_labels)[occurring][:, occurring]
         related = (above + above.T).tocsr()
 
     best = np.zeros((0, 4))  # the negatives of mutual information and of count, and the two columns
@@ -275,15 +275,6 @@ def cooccurring_pairs(
             }
         )
     return pairs
-
-
-def on_matrix(labels: LabelSets, num_labels: int) -> scipy.sparse.csr_array:
-    """Return a sparse int64 [examples, labels] matrix that is 1 where a label is on."""
-    on = labels.on
-    offsets = np.concatenate([[0], np.cumsum(on)])[labels.offsets]
-    return scipy.sparse.csr_array(
-        (np.ones(int(on.sum()), np.int64), labels.ids[on], offsets), shape=(len(labels), num_labels)
-    )
 
 
 def _mutual_information(both: np.ndarray, one: np.ndarray, other: np.ndarray, number: int) -> np.ndarray:

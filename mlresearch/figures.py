@@ -16,7 +16,6 @@ import scipy.cluster.hierarchy
 import scipy.spatial.distance
 
 from mlresearch.data.records import SPLITS, Dataset
-from mlresearch.describe import on_matrix
 from mlresearch.errors import UserError
 from mlresearch.files import write_bytes
 from mlresearch.hierarchy import LabelHierarchy
@@ -157,7 +156,7 @@ def draw_cooccurrence(dataset: Dataset) -> "Figure":
         place = np.empty(num_labels, np.int64)
         place[_depth_first(dataset.hierarchy, _drawn_parents(dataset.hierarchy))] = np.arange(num_labels)
         chosen = chosen[np.argsort(place[chosen])]
-    on = on_matrix(train, num_labels)[:, chosen]
+    on = train.sparse(num_labels)[:, chosen]
     together = (on.T @ on).toarray()
     if dataset.hierarchy is None:
         order = _clustered(together, len(train))

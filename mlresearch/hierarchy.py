@@ -6,7 +6,8 @@ several parents. Everything is edges and closure lists; no ``[labels, labels]`` 
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -122,7 +123,9 @@ class LabelHierarchy:
         """Return label sets with all ancestors of what they list.
 
         An ancestor takes the largest value among itself and the listed labels below it. It is unknown where a label
-        below it is unknown, unless it is on all the same (value 1) or its own value is listed.
+        below it is unknown, unless it is on all the same (value 1) or its own value is listed. What is not listed is
+        taken for not stated: an ancestor of an unknown label that a row states to be off becomes unknown, too
+        (`first_unclosed` finds such rows).
         """
         counts = np.diff(self.ancestors.offsets)[sets.ids]
         above = self.ancestors.ids[_ranges(self.ancestors.offsets[sets.ids], self.ancestors.offsets[sets.ids + 1])]
@@ -175,3 +178,44 @@ def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     counts = stops - starts
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+class CycleError(ValueError):
+    """Edges that form a cycle: `cycle` holds its nodes, each followed by its parent, the last one by the first."""
+
+    def __init__(self, cycle: Sequence[int]) -> None:
+        super().__init__(f"the nodes {cycle} form a cycle")
+        self.cycle = cycle
+
+
+def parents_first(num_nodes: int, edges: Iterable[tuple[int, int]]) -> list[int]:
+    """Return all nodes such that parents stand before children; of those that may come next, the smallest comes.
+
+    edges: pairs of child and parent. A cycle is a `CycleError`.
+
+    Source: Kahn, "Topological sorting of large networks", 1962, with a heap for the order.
+    """
+    children: list[list[int]] = [[] for _ in range(num_nodes)]
+    parents: list[list[int]] = [[] for _ in range(num_nodes)]
+    for child, parent in edges:
+        children[parent].append(child)
+        parents[child].append(parent)
+    missing = [len(above) for above in parents]
+    ready = [node for node, count in enumerate(missing) if not count]
+    order: list[int] = []
+    while ready:
+        node = heapq.heappop(ready)
+        order.append(node)
+        for child in children[node]:
+            missing[child] -= 1
+            if not missing[child]:
+                heapq.heappush(ready, child)
+    if len(order) < num_nodes:
+        # Whoever still misses a parent has one that does: going up from there must come back.
+        node = next(node for node, count in enumerate(missing) if count)
+        path: dict[int, None] = {}
+        while node not in path:
+            path[node] = None
+            node = next(parent for parent in parents[node] if missing[parent])
+        raise CycleError(list(path)[list(path).index(node) :])
+    return order

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -39,8 +40,8 @@ class Preprocessing:
     max_length: int
 
     @classmethod
-    def learn(cls, config: ConfigDict, training: TrainingRecords, dataset: Dataset) -> "Preprocessing":
-        """Learn from training records, of the data set only the names of its columns; others are a `TypeError`.
+    def learn(cls, config: ConfigDict, training: TrainingRecords) -> "Preprocessing":
+        """Learn from training records; others are a `TypeError`.
 
         Equal records give equal results, so a run that goes on learns its own once more.
         """
@@ -54,7 +55,7 @@ class Preprocessing:
                 lowercase=config.text.lowercase,
             )
         if training.features is not None or training.categories is not None:
-            columns = Columns.learn(training, dataset, **config.columns)
+            columns = Columns.learn(training, **config.columns)
         return cls(tokenizer, columns, config.text.max_length)
 
     @property
@@ -102,7 +103,8 @@ def make_batches(config: ConfigDict, splits: Mapping[str, EncodedSplit], num_lab
     longest = max(int(split.lengths.max(initial=1)) for split in splits.values())
     buckets = length_buckets(np.append(splits["train"].lengths, longest), config.text.num_buckets)
     sizes = {"train": config.train.batch_size}
+    process = (jax.process_index(), jax.process_count())
     return {
-        name: Batches(split, num_labels, sizes.get(name, config.evaluate.batch_size), buckets)
+        name: Batches(split, num_labels, sizes.get(name, config.evaluate.batch_size), buckets, process)
         for name, split in splits.items()
     }

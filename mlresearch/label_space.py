@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+import scipy.sparse
 
-from mlresearch.errors import UserError, suggest
+from mlresearch.errors import UserError, quote, suggest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +83,8 @@ class LabelSets:
                     raise UserError(f"row {number}: label id {left} occurs twice")
             flat.extend(ids)
             if own is not None:
+                if len(own) != len(row) or any(value <= 0 or value > 1 for value in own):
+                    raise ValueError(f"row {number}: values {own!r:.60} of the label ids {row!r:.60}")
                 flat_values.extend(own[place] for place in order)
             offsets.append(len(flat))
         stored = None if values is None else np.asarray(flat_values, np.float32)
@@ -134,6 +137,11 @@ class LabelSets:
         return np.ones(len(self.ids), bool) if self.values is None else self.values > 0.5
 
     @property
+    def num_on(self) -> np.ndarray:
+        """Number of labels that are `on` in each example, int64 [examples]."""
+        return np.diff(np.concatenate([[0], np.cumsum(self.on)])[self.offsets])
+
+    @property
     def has_soft(self) -> bool:
         """Whether there is a probability that is not 1."""
         return self.values is not None and bool((self.values < 1).any())
@@ -154,6 +162,12 @@ class LabelSets:
     def known(self, num_labels: int, rows: np.ndarray | None = None) -> np.ndarray | None:
         """Boolean [examples, labels] matrix of the labels that are not unknown; None where there is no such label."""
         return ~self._scatter(num_labels, rows, np.isnan) if self.has_unknown else None
+
+    def sparse(self, num_labels: int) -> scipy.sparse.csr_array:
+        """Sparse int64 [examples, labels] matrix that is 1 where a label is `on`."""
+        offsets = np.concatenate([[0], np.cumsum(self.on)])[self.offsets]
+        ones = np.ones(int(offsets[-1]), np.int64)
+        return scipy.sparse.csr_array((ones, self.ids[self.on], offsets), shape=(len(self), num_labels))
 
     def _scatter(self, num_labels: int, rows: np.ndarray | None, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         rows = np.arange(len(self)) if rows is None else rows
@@ -212,18 +226,18 @@ class LabelReader:
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             listed = self._ordered(value, where)
         else:
-            raise UserError(f"{where}: {self.form!r} labels are a list or an object, not {_short(value)}")
+            raise UserError(f"{where}: {self.form!r} labels are a list or an object, not {quote(value)}")
         values = None if all(number == 1 for _, number in listed) else [number for _, number in listed]
         return [label for label, _ in listed], values
 
     def _ragged(self, value: Any, where: str) -> list[int]:
         if not isinstance(value, Sequence) or isinstance(value, str | bytes):
             hint = "; is the form 'soft' or 'multihot'?" if isinstance(value, Mapping) else ""
-            raise UserError(f"{where}: 'ragged' labels are a list of names or ids, not {_short(value)}{hint}")
+            raise UserError(f"{where}: 'ragged' labels are a list of names or ids, not {quote(value)}{hint}")
         ids = sorted(label for entry in value if (label := self._listed(entry, where)) is not None)
         for left, right in itertools.pairwise(ids):
             if left == right:
-                name = _short(self.label_space.names[left])
+                name = quote(self.label_space.names[left])
                 hint = "; is the form 'multihot'?" if len(value) > 2 and set(value) <= {0, 1} else ""
                 raise UserError(f"{where}: label {name} ({left}) is given twice{hint}")
         return ids
@@ -233,15 +247,15 @@ class LabelReader:
         if isinstance(entry, str):
             return self._id(entry, 1, where)
         if isinstance(entry, bool) or not isinstance(entry, int):
-            raise UserError(f"{where}: {_short(entry)} is neither a label name nor a label id")
+            raise UserError(f"{where}: {quote(entry)} is neither a label name nor a label id")
         if not 0 <= entry < self.label_space.num_labels:
-            raise UserError(f"{where}: label id {_short(entry)} is outside 0..{self.label_space.num_labels - 1}")
+            raise UserError(f"{where}: label id {quote(entry)} is outside 0..{self.label_space.num_labels - 1}")
         return entry
 
     def _named(self, value: Mapping[Any, Any], where: str) -> Iterator[tuple[int, float]]:
         for name, entry in value.items():
             if not isinstance(name, str):
-                raise UserError(f"{where}: {_short(name)} is no label name")
+                raise UserError(f"{where}: {quote(name)} is no label name")
             number = self._number(entry, name, where)
             label = self._id(name, number != 0, where)
             if label is not None and number != 0:
@@ -265,25 +279,25 @@ class LabelReader:
             return None
         known = self.label_space.names if len(name) <= MAX_MISSPELT else ()
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {_short(near[0])}?" if near else ""
-        raise UserError(f"{where}: unknown label {_short(name)}{hint} (to leave it out: data.unknown_labels = 'drop')")
+        hint = f"; did you mean {quote(near[0])}?" if near else ""
+        raise UserError(f"{where}: unknown label {quote(name)}{hint} (to leave it out: data.unknown_labels = 'drop')")
 
     def _number(self, value: Any, name: str, where: str) -> float:
         """Return the value of a label as float32 has it, NaN where it is unknown."""
         if value is None:
             return math.nan
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{where}: the value of label {_short(name)} is {_short(value)}, not a number or null")
+            raise UserError(f"{where}: the value of label {quote(name)} is {quote(value)}, not a number or null")
         if isinstance(value, float) and math.isnan(value):
             return math.nan
         if not 0 <= value <= 1:
             known = "0, 1 or null" if self.form == "multihot" else "a probability (0 to 1) or null"
-            raise UserError(f"{where}: the value of label {_short(name)} is {_short(value)}, not {known}")
+            raise UserError(f"{where}: the value of label {quote(name)} is {quote(value)}, not {known}")
         if value in (0, 1):
             return float(value)
         if self.form == "multihot":
             raise UserError(
-                f"{where}: the value of label {_short(name)} is {value}, not 0, 1 or null; is the form 'soft'?"
+                f"{where}: the value of label {quote(name)} is {value}, not 0, 1 or null; is the form 'soft'?"
             )
         return float(np.float32(value))
 
@@ -291,14 +305,4 @@ class LabelReader:
 def check_label_name(name: str, where: str) -> None:
     """Raise `UserError` for a name that is empty, has outer spaces, or holds a tab or a line break."""
     if not name or name != name.strip() or "\n" in name or "\r" in name or "\t" in name:
-        raise UserError(f"{where}: the label name {_short(name)} is empty or holds outer spaces, a tab or a line break")
-
-
-def _short(value: Any) -> str:
-    """Return how a value is written, cut to what fits a line."""
-    if isinstance(value, int) and abs(value) >= 10**50:
-        return f"an integer of {value.bit_length()} bits"
-    if not isinstance(value, str | int | float | None):
-        return type(value).__name__
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise UserError(f"{where}: the label name {quote(name)} is empty or holds outer spaces, a tab or a line break")

@@ -16,6 +16,7 @@ from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import part_class
 from mlresearch.data import Records
 from mlresearch.data.pipeline import Batch, Batches, length_buckets
+from mlresearch.data.reading import LARGEST_FLOAT32
 from mlresearch.decisions import Decision, SplitScores
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
@@ -26,9 +27,6 @@ from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
 from mlresearch.step import Scored, init_state, make_eval_step
-
-
-MAX_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +96,8 @@ class Run:
         are left out are missing; other fields are not read. A mistake is a `UserError` that names the input by its
         number.
         """
-        if not inputs:
-            raise UserError("there is no input to predict labels of")
+        if isinstance(inputs, str) or not inputs:
+            raise UserError("give a list of inputs, at least one")
         columns = self.preprocessing.columns
         feature_names = () if columns is None else columns.feature_names
         category_names = () if columns is None else columns.category_names
@@ -126,10 +124,9 @@ class Run:
             for place, name in enumerate(feature_names):
                 features[row, place] = _number(numbers.get(name), f"{where}: feature {name!r}")
             values = _columns(fields.get("categories"), category_names, where)
-            for name, value in values.items():
-                if value is not None and not isinstance(value, str):
-                    raise UserError(f"{where}: category {name!r} is {value!r}, not a string or null")
-            categories.append(tuple(values.get(name) or "" for name in category_names))
+            categories.append(
+                tuple(_category(values.get(name), f"{where}: category {name!r}") for name in category_names)
+            )
         return Records(
             labels=LabelSets.from_rows([()] * len(inputs)),
             keys=("",) * len(inputs),
@@ -201,9 +198,18 @@ def _columns(value: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
     return value
 
 
+def _category(value: Any, where: str) -> str:
+    """Return a category as a string; an integer stands for its digits, as in a table."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UserError(f"{where} is {value!r:.60}, not a string, an integer or null")
+    return str(value)
+
+
 def _number(value: Any, where: str) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_FLOAT32:
         raise UserError(f"{where} is {value!r:.60}, not a finite number or null")
     return float(value)

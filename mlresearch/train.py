@@ -61,7 +61,7 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
     dataset = load_dataset(config)
     hierarchy = dataset.hierarchy
     num_labels = dataset.label_space.num_labels
-    preprocessing = Preprocessing.learn(config, dataset.train, dataset)
+    preprocessing = Preprocessing.learn(config, dataset.train)
     splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
 
@@ -230,7 +230,8 @@ def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> 
     if not len(impossible):
         return "A lower config.optim.learning_rate or config.optim.clip_norm may help"
     row = int(impossible[0])
-    names = [dataset.label_space.names[label] for label in dataset.splits["train"].labels.row(row)]
+    labels = dataset.splits["train"].labels.select(np.array([row]))
+    names = [dataset.label_space.names[label] for label in labels.ids[labels.on]]
     return (
         f"train, row {row}: the label set {{{', '.join(names)}}} has probability 0 under {model}, whatever the input. "
         "Choose a head, or an option of it, that allows such sets"

@@ -126,8 +126,9 @@ def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Prepr
     if spec.vocab_size is not None:
         tokenizer = Tokenizer.load(workdir / "tokenizer.model")
     if spec.has_columns:
+        stored = _read_json(workdir, "columns.json")
         try:
-            columns = Columns.from_json(_read_json(workdir, "columns.json"))
+            columns = Columns.from_json(stored)
         except UserError as error:
             raise UserError(f"{workdir / 'columns.json'}: {error}") from None
     return Preprocessing(tokenizer, columns, max_length)

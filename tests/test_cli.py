@@ -83,6 +83,14 @@ def test_predict_reads_and_writes_json_lines(trained, tmp_path, capsys):
     given.write_text('{"text": "fine"}\n{"txt": "wrong"}\n')
     assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2
     assert "in.jsonl: input 2: the text is missing" in capsys.readouterr().err
+    for line, message in (
+        ('{"text": "x", "id": ' + "1" * 5000 + "}", "line 1: expected an object"),
+        (r'{"text": "x", "id": "\ud800"}', "line 1: a string holds half a character"),
+        ("[" * 100_000, "line 1: expected an object"),
+    ):
+        given.write_text(line + "\n")
+        assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_table_has_a_row_a_run(trained, capsys):

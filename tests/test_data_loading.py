@@ -221,12 +221,10 @@ def test_sources_are_the_files_with_a_builder():
     assert mlresearch.data.sources() == sorted([*own, "numeric", "points", "textual", "tiny"])
 
 
-@pytest.mark.parametrize(
-    "source", ["icd10cm", "hmc", "mulan", "goemotions", "codiesp", "wordnet", "table", "synthetic"]
-)
-def test_every_option_of_a_source_acts_on_one_of_its_data_sets(source):
-    acting = {option for options in mlresearch.data.source_class(source).SUBSETS.values() for option in options}
-    assert acting == set(mlresearch.data.options(source))
+def test_every_option_of_a_source_acts_on_one_of_its_data_sets():
+    for source in mlresearch.data.sources():
+        acting = {option for options in mlresearch.data.source_class(source).SUBSETS.values() for option in options}
+        assert acting == set(mlresearch.data.options(source)), source
 
 
 def test_options_are_read_off_the_constructor():
@@ -266,3 +264,57 @@ def test_a_missing_split_is_drawn_from_the_training_rows(tmp_path):
     rows = sorted(dataset.splits["train"].keys + dataset.splits["test"].keys)
     assert rows == ["0", "1", "2"]
     assert dataset.notes["splits"]["given"] == ["train", "validation"]
+
+
+ARFF = "@relation 'x: -C 1'\n@attribute a {0,1}\n@attribute f numeric\n@data\n" + "0,1\n1,2\n" * 10
+
+
+def test_data_prepared_before_stand_in_only_where_no_folder_is_named(tmp_path, monkeypatch):
+    """Files of another folder must not be taken for those that were meant."""
+    monkeypatch.delenv("MLRESEARCH_MANUAL_DIR", raising=False)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "mulan").mkdir()
+    for name in ("emotions-train.arff", "emotions-test.arff"):
+        (tmp_path / "a" / "mulan" / "emotions").mkdir(exist_ok=True)
+        (tmp_path / "a" / "mulan" / "emotions" / name).write_text(ARFF)
+    xml = '<labels xmlns="http://mulan.sourceforge.net/labels"><label name="a"></label></labels>'
+    (tmp_path / "a" / "mulan" / "emotions" / "emotions.xml").write_text(xml)
+
+    def load(manual_dir, **settings):
+        preparation = Preparation(splitting=Splitting(**settings))
+        return mlresearch.data.load("mulan/emotions", {"manual_dir": str(manual_dir)}, tmp_path / "data", preparation)
+
+    prepared = load(tmp_path / "a")
+    assert load("").fingerprint == prepared.fingerprint
+    with pytest.raises(UserError, match=r"there is no folder .*b/mulan"):
+        load(tmp_path / "b")
+    with pytest.raises(UserError, match="MLRESEARCH_MANUAL_DIR"):  # another preparation needs the files
+        load("", seed=1)
+
+    (tmp_path / "a" / "my.arff").write_text(ARFF)
+    own = {"arff_train": "my.arff"}
+    monkeypatch.chdir(tmp_path / "a")
+    mlresearch.data.load("mulan", own, tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(UserError, match=r"my\.arff"):
+        mlresearch.data.load("mulan", own, tmp_path / "data")
+
+
+def test_upstream_files_that_change_are_read_again(tmp_path):
+    own = {"arff_train": str(tmp_path / "my.arff")}
+    (tmp_path / "my.arff").write_text(ARFF)
+    first = mlresearch.data.load("mulan", own, tmp_path / "data")
+    (tmp_path / "my.arff").write_text(ARFF.replace("1,2", "1,3"))
+    second = mlresearch.data.load("mulan", own, tmp_path / "data")
+    assert first.fingerprint != second.fingerprint
+    (tmp_path / "my.arff").write_text(ARFF)
+    assert mlresearch.data.load("mulan", own, tmp_path / "data").fingerprint == first.fingerprint
+
+
+def test_options_whose_values_run_together_are_kept_apart():
+    """Two pairs of options whose names, values and separators spell the same."""
+    builder, none = mlresearch.data.source_class("table"), dict.fromkeys(mlresearch.data.options("table"), "")
+    one = builder._variant_of_options("", none | {"text": "a", "features": "b-features="})
+    other = builder._variant_of_options("", none | {"text": "a-features=b", "features": ""})
+    assert one != other

@@ -33,10 +33,11 @@ def dataset(splits, num_labels=3, parents=None):
 
 @pytest.mark.parametrize("method", ["stratified", "random"])
 @pytest.mark.parametrize("missing", [["validation", "test"], ["validation"], ["test"]])
-def test_every_row_is_in_one_split_of_the_size_asked_for(method, missing):
-    labels = random_labels(np.random.default_rng(0), 200, 9)
+@pytest.mark.parametrize(("num_labels", "density"), [(9, 0.15), (2000, 0.0015)])
+def test_every_row_is_in_one_split_of_the_size_asked_for(method, missing, num_labels, density):
+    labels = random_labels(np.random.default_rng(0), 200, num_labels, density)
     splitting = Splitting(method, validation_share=0.1, test_share=0.25)
-    drawn = draw_splits(labels, 9, None, missing, splitting)
+    drawn = draw_splits(labels, num_labels, None, missing, splitting)
     assert sorted(drawn) == sorted(["train", *missing])
     assert sorted(np.concatenate(list(drawn.values())).tolist()) == list(range(200))
     for split in missing:
@@ -94,8 +95,30 @@ def test_too_few_rows_or_groups_are_told():
     labels = random_labels(np.random.default_rng(0), 2, 3)
     with pytest.raises(UserError, match="2 rows are too few to draw validation and test"):
         draw_splits(labels, 3, None, ["validation", "test"], Splitting())
-    with pytest.raises(UserError, match="all rows are of one group, 'a'"):
-        draw_splits(random_labels(np.random.default_rng(0), 20, 3), 3, ["a"] * 20, ["test"], Splitting())
+    twenty = random_labels(np.random.default_rng(0), 20, 3)
+    with pytest.raises(UserError, match="1 groups of rows, such as 'a', are too few"):
+        draw_splits(twenty, 3, ["a"] * 20, ["test"], Splitting())
+    with pytest.raises(UserError, match="2 groups of rows, such as 'a', are too few"):
+        draw_splits(twenty, 3, ["a", "b"] * 10, ["validation", "test"], Splitting())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_group_is_left_for_every_split(seed):
+    """Two groups of one row and a large one: the test split may not take both small ones."""
+    groups = ["large"] * 98 + ["b", "c"]
+    labels = random_labels(np.random.default_rng(0), 100, 3)
+    drawn = draw_splits(labels, 3, groups, ["validation", "test"], Splitting(seed=seed))
+    assert {split: len(rows) for split, rows in drawn.items()} == {"train": 98, "validation": 1, "test": 1}
+
+
+def test_groups_that_given_splits_divide_are_counted():
+    labels = random_labels(np.random.default_rng(0), 30, 3)
+    splits = {"train": records(map(str, range(30)), labels), "test": records(["x", "y"], labels.select(np.arange(2)))}
+    groups = {"train": [f"g{row // 3}" for row in range(30)], "test": ["g0", "new"]}
+    notes = settle("here", dataset(splits), groups, Preparation()).notes
+    counts = notes["groups_in_two_splits"]
+    assert counts["validation and train"] == 0
+    assert counts["test and train"] + counts["test and validation"] == 1  # g0, wherever it is
 
 
 @pytest.mark.parametrize(
@@ -146,7 +169,9 @@ def test_overlaps_are_counted_and_dropped_from_the_earlier_split():
     dropped = settle("here", dataset(more), {}, Preparation(overlaps="drop"))
     assert [dropped.splits[split].texts for split in SPLITS] == [("g",), ("A  B", "e"), ("c", "d", "f")]
     assert dropped.notes["dropped_overlaps"] == {"train": 3, "validation": 1, "test": 0}
-    assert find_overlaps(dropped.splits)[0] == {"validation in train": 0, "test in train": 0, "test in validation": 0}
+    none_left = {"validation in train": 0, "test in train": 0, "test in validation": 0}
+    assert dropped.notes["overlaps"] == dropped.notes["overlaps_with_equal_labels"] == none_left
+    assert find_overlaps(dropped.splits)[0] == none_left
 
 
 def test_inputs_overlap_only_if_all_columns_are_equal():
@@ -164,6 +189,9 @@ def test_inputs_overlap_only_if_all_columns_are_equal():
 def test_overlaps_with_equal_labels_are_counted_apart():
     label_sets = {"train": [[0], [1, 2], [2]], "validation": [[0], [1, 2], [2]], "test": [[1], [1, 2], [2]]}
     splits = {split: records(["a", "b", split], LabelSets.from_rows(rows)) for split, rows in label_sets.items()}
+    # Values are stored only where some are not 1: that a label is on is the same with and without.
+    soft = LabelSets.from_rows(label_sets["test"], [[1.0], [1.0, 1.0], [0.5]])
+    splits["test"] = records(["a", "b", "test"], soft)
     notes = settle("here", dataset(splits), {}, Preparation()).notes
     assert notes["overlaps"] == {"validation in train": 2, "test in train": 2, "test in validation": 2}
     assert notes["overlaps_with_equal_labels"] == {

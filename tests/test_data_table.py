@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import threading
 import time
 from pathlib import Path
 
@@ -377,29 +376,13 @@ def test_given_splits_are_kept(tmp_path):
     ],
 )
 def test_what_stands_for_a_value(pattern, value, group):
-    assert table.search_group(table.compile_pattern(pattern), value, "f, line 1") == group
+    assert table.search_group(table.compile_pattern(pattern), value) == group
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999}", "(?P<a>)(?P<a>)", "*", "[", "(?<=a*)b"])
 def test_a_wrong_pattern(tmp_path, pattern):
     with pytest.raises(UserError, match=r"group_pattern is .* no regular expression"):
         load(tmp_path, '{"text": "", "labels": []}', group="text", group_pattern=pattern)
-
-
-def test_a_pattern_that_would_never_end_is_stopped(tmp_path):
-    content = json_lines([{"text": "a" * 50 + "b", "labels": ["x"]}] * 5)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=r"train.jsonl, line 1: group_pattern '\(a\+\)\+\$' takes over 1.0 s"):
-        load(tmp_path, content, group="text", group_pattern="(a+)+$")
-    assert time.monotonic() - began < 5
-
-
-def test_a_pattern_is_searched_outside_of_the_main_thread_as_well():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(table.search_group(table.compile_pattern("b"), "abc", "f")))
-    thread.start()
-    thread.join()
-    assert found == ["b"]
 
 
 # Paths.
@@ -505,7 +488,7 @@ def test_columns_of_one_label(tmp_path):
 GOOD = '{"text": "a", "n": 1, "kind": "k", "labels": ["x"]}\n'
 WRONG_JSON = [
     (b'{"text": "b", "n": 1, "kind": "k", "labels": ["x"', "no JSON at character 51"),
-    (b"[]", r"a row is a JSON object, \{...\}, not \[\]"),
+    (b"[]", r"a row is a JSON object, \{...\}, not '\[\]'"),
     (b"3", "a row is a JSON object"),
     (b"null", "a row is a JSON object"),
     (b'{"n": 1, "kind": "k", "labels": []}', r"there is no column 'text' \(text\)"),
@@ -516,8 +499,8 @@ WRONG_JSON = [
     (b'{"text": "", "n": [], "kind": "k", "labels": []}', "column 'n' holds a list, not a number"),
     (b'{"text": "", "n": 1e39, "kind": "k", "labels": []}', "beyond .*3.403e.38, the range of float32"),
     (b'{"text": "", "n": -1e39, "kind": "k", "labels": []}', "the range of float32"),
-    (b'{"text": "", "n": 1e999, "kind": "k", "labels": []}', "the number 1e999 is too large"),
-    (b'{"text": "", "n": 1' + b"0" * 5000 + b', "kind": "k", "labels": []}', r"the number 10+\.\.\. is too large"),
+    (b'{"text": "", "n": 1e999, "kind": "k", "labels": []}', "the number '1e999' is too large"),
+    (b'{"text": "", "n": 1' + b"0" * 5000 + b', "kind": "k", "labels": []}', r"the number '10+\.\.\.' is too large"),
     (b'{"text": "", "n": NaN, "kind": "k", "labels": []}', "NaN is no JSON; write null"),
     (b'{"text": "", "n": -Infinity, "kind": "k", "labels": []}', "-Infinity is no JSON"),
     (b'{"text": "", "n": 1, "kind": {}, "labels": []}', "column 'kind' holds an object, not a string or an integer"),

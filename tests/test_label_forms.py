@@ -97,7 +97,7 @@ def test_values_are_those_of_float32():
         ("ragged", None, "not None"),
         ("ragged", {"red": 1}, "not dict; is the form 'soft' or 'multihot'"),
         ("ragged", ["read"], "unknown label 'read'; did you mean 'red'.*data.unknown_labels = 'drop'"),
-        ("ragged", ["x" * 10**6], r"unknown label 'x{20,}\.\.\. \("),
+        ("ragged", ["x" * 10**6], r"unknown label 'x{20,}\.\.\.' \("),
         ("ragged", ["red", 0], r"label 'red' \(0\) is given twice"),
         ("ragged", [0, 1, 0, 1], "is given twice; is the form 'multihot'"),
         ("ragged", [4], r"label id 4 is outside 0\.\.3"),

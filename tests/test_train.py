@@ -78,7 +78,7 @@ def test_a_run_from_end_to_end(config, tmp_path):
 def inputs_of(config):
     """Data set, what is learnt from it before the model, and model inputs."""
     dataset = load_dataset(config)
-    preprocessing = Preprocessing.learn(config, dataset.train, dataset)
+    preprocessing = Preprocessing.learn(config, dataset.train)
     return dataset, preprocessing, {name: preprocessing.encode(split) for name, split in dataset.splits.items()}
 
 

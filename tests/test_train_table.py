@@ -85,7 +85,10 @@ def test_text_numbers_and_categories_together(config, tmp_path):
     assert all({"bird", "wren"} <= labels for labels in predicted[2:])
     for wrong, message in (
         ({"features": {"length": 1.0}}, "input 1: the text is missing"),
-        ({"text": "x", "categories": {"place": 3}}, "input 1: category 'place' is 3, not a string or null"),
+        (
+            {"text": "x", "categories": {"place": 3.5}},
+            "input 1: category 'place' is 3.5, not a string, an integer or null",
+        ),
         ({"text": "x", "categories": {"plaice": "y"}}, "there is no column 'plaice'; did you mean 'place'"),
         ({"text": "x", "features": [1.0]}, "columns are given as an object"),
         ({"text": "x", "features": {"length": 1e39}}, "not a finite number or null"),

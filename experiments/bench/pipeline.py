@@ -25,7 +25,7 @@ def bench_pipeline() -> None:
     config.head.name = "independent"  # the fastest of the demo
     config = resolve(config)
     dataset = load_dataset(config)
-    preprocessing = Preprocessing.learn(config, dataset.train, dataset)
+    preprocessing = Preprocessing.learn(config, dataset.train)
     splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
     num_labels = dataset.label_space.num_labels
     batches = make_batches(config, splits, num_labels)["train"]

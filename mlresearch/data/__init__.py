@@ -25,8 +25,8 @@ which several sources have and which stand in ``config.data`` itself.
 
 A record has ``key``, which says where the example comes from, and ``labels``, ascending label ids, closed under the
 hierarchy or not. Where `Source.describe` is told so, it also has ``label_values`` (float32, see `LabelSets`), ``text``,
-``features`` (float32, NaN = missing), ``categories`` (a string a column, "" = missing), ``group`` (a string; examples
-of one group are never divided between splits) and ``evidence`` (int32 [n, 3]: label id, first character, end).
+``features`` (float32, NaN = missing), ``categories`` (a string a column, "" = missing), ``group`` (a string; where
+splits are drawn, examples of one group stay together) and ``evidence`` (int32 [n, 3]: label id, first character, end).
 
 The metadata hold ``descriptions`` (a line a label), ``parents`` (pairs of child and parent ids, or None where labels
 are flat), ``notes`` (facts that a reader of results must know) and, where the distribution of the labels is known,
@@ -42,6 +42,7 @@ import hashlib
 import importlib
 import inspect
 import io
+import json
 import os
 import pkgutil
 import re
@@ -55,6 +56,7 @@ import tensorflow_datasets.public_api as tfds
 from etils import epath
 
 from mlresearch.data import storage
+from mlresearch.data.preparation import VERSION as PREPARATION_VERSION
 from mlresearch.data.preparation import Preparation, settle
 from mlresearch.data.records import SPLITS as SPLITS
 from mlresearch.data.records import Dataset, Records
@@ -75,6 +77,9 @@ SHARED: dict[str, Any] = {
     "arff_labels": "",  # the XML label list of `mulan`; empty: labels are counted by -C, as MEKA does
 }
 """Options that several sources have, with their defaults; they stand in ``config.data`` itself."""
+
+PATHS = ("manual_dir", "arff_train", "arff_validation", "arff_test", "arff_labels")
+"""Those of them that are paths."""
 
 
 def manual_folder(manual_dir: str, source: str, *required: str) -> Path:
@@ -129,15 +134,23 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
     @classmethod
     def _variant_of_options(cls, subset: str, options: Mapping[str, Any]) -> str:
         shared = [name for name in SHARED if name != "manual_dir" and options.get(name, SHARED[name]) != SHARED[name]]
-        acting = [*cls.SUBSETS[subset], *shared]
-        name = "-".join([subset or "all", *(f"{option}={options[option]}" for option in acting)])
+        settings = [f"{option}={options[option]}" for option in [*cls.SUBSETS[subset], *shared]]
+        name = "-".join([subset or "all", *settings])
         plain = re.sub(r"[^\w.=+-]", "_", name, flags=re.ASCII)[:150]
-        # The digest keeps apart what differs only in characters that a folder's name cannot hold.
-        return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        if plain == name and not any("-" in setting for setting in settings):
+            return plain
+        # The digest keeps apart what differs only in what a folder's name cannot hold, or where one value ends.
+        return f"{plain}-{hashlib.sha256(json.dumps([subset, settings]).encode()).hexdigest()[:8]}"
 
     @classmethod
     def prepared(cls, subset: str, options: Mapping[str, Any], data_dir: Path) -> str | None:
-        """Return the newest variant with these options that is prepared already; None if there is none."""
+        """Return the newest variant with these options that is prepared already; None if there is none.
+
+        Nor is there one for files of one's own, or for a folder that was named: a path that does not lead to files is a
+        mistake, and a relative one may mean other files than it did.
+        """
+        if any(options.get(name) for name in PATHS):
+            return None
         name = cls._variant_of_options(subset, options)
         made = data_dir.glob(f"{cls.name}/{name}-files=*/{cls.VERSION}")
         newest = max(made, key=lambda folder: folder.stat().st_mtime, default=None)
@@ -247,8 +260,8 @@ def load(name: str, given: Mapping[str, Any], data_dir: str | Path, preparation:
 
     `given` holds options that differ from their defaults; a name or an option that does not exist is a `UserError`, and
     so is whatever is wrong with the upstream files. The prepared files and the decoded arrays (one ``.npz``) lie under
-    `data_dir`; a damaged array file is made again. Upstream files that have changed are read again; where they are
-    gone, what was last prepared from them is taken.
+    `data_dir`; a damaged array file is made again. Upstream files that have changed are read again. Where it is not
+    said where they are, arrays that were last prepared from them are taken; what needs the files is an error then.
     """
     check_name(name)
     source, _, subset = name.partition("/")
@@ -270,7 +283,7 @@ def load(name: str, given: Mapping[str, Any], data_dir: str | Path, preparation:
             raise
         variant = prepared
     folder = root / source / variant / str(builder_class.VERSION)
-    stored = folder / f"decoded{_suffix(preparation)}.npz"
+    stored = folder / f"decoded-{_suffix(preparation)}.npz"
     dataset = storage.read(stored, name)
     if dataset is None:
         arguments = settings | ({"subset": subset} if tuple(builder_class.SUBSETS) != ("",) else {})
@@ -303,10 +316,8 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def _suffix(preparation: Preparation) -> str:
-    """Return what tells the arrays of one preparation from those of another, nothing for the default."""
-    if preparation == DEFAULT:
-        return ""
-    return f"-{hashlib.sha256(repr(preparation).encode()).hexdigest()[:8]}"
+    """Return what tells the arrays of one preparation from those of another."""
+    return hashlib.sha256(repr((preparation, PREPARATION_VERSION)).encode()).hexdigest()[:8]
 
 
 def _prepare(make_builder: Callable[[], Source], folder: Path) -> Source:

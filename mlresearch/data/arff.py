@@ -34,8 +34,8 @@ from typing import Literal, NoReturn
 import numpy as np
 
 from mlresearch.data import SPLITS
-from mlresearch.data.reading import read_bytes
-from mlresearch.errors import UserError
+from mlresearch.data.reading import LARGEST_FLOAT32, read_bytes
+from mlresearch.errors import UserError, quote
 
 Kind = Literal["numeric", "nominal", "string", "hierarchical"]
 
@@ -48,7 +48,6 @@ TYPES: Mapping[str, Kind] = {
     "hierarchical": "hierarchical",
 }
 MAX_CELLS = 2**31  # 8 GiB in float32: a longer sparse file would rather fill the memory than end
-LARGEST = float(np.finfo(np.float32).max)
 BLANK = " \t"
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
@@ -150,13 +149,6 @@ def parse_arff(content: bytes, path: Path) -> Arff:
     return Arff(path, relation, relation_line, attributes, cells, texts, row_lines)
 
 
-def shorten(text: str | None) -> str:
-    """Return how an error quotes a text: cut to what fits a line; None is a missing value."""
-    if text is None:
-        return "'?'"
-    return repr(text) if len(text) <= 60 else f"{text[:57]!r}..."
-
-
 def _decode(content: bytes, path: Path) -> str:
     """Return the text, with line feeds for line ends."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -204,12 +196,12 @@ def _parse_header(numbered: Iterator[tuple[int, str]], path: Path) -> tuple[str,
         if keyword == "@relation" and relation is None:
             relation, relation_line = _parse_relation(body, where), number
         elif relation is None:
-            raise UserError(f"{where}: {shorten(text)}, expected '@relation NAME' first: is this an ARFF file?")
+            raise UserError(f"{where}: {quote(text)}, expected '@relation NAME' first: is this an ARFF file?")
         elif keyword == "@attribute":
             declared.append(_parse_attribute(body, number, where))
         elif keyword == "@data":
             if not _is_rest(body):
-                raise UserError(f"{where}: {shorten(body)} after @data, expected the first row on the next line")
+                raise UserError(f"{where}: {quote(body)} after @data, expected the first row on the next line")
             if not declared:
                 raise UserError(f"{where}: @data without any attribute, expected '@attribute NAME TYPE' before it")
             names = distinct(attribute.declared for attribute in declared)
@@ -217,7 +209,7 @@ def _parse_header(numbered: Iterator[tuple[int, str]], path: Path) -> tuple[str,
             attributes = tuple(dataclasses.replace(attribute, name=name) for attribute, name in pairs)
             return relation, relation_line, attributes
         else:
-            raise UserError(f"{where}: {shorten(text)}, expected '@attribute NAME TYPE' or '@data'")
+            raise UserError(f"{where}: {quote(text)}, expected '@attribute NAME TYPE' or '@data'")
     raise UserError(
         f"{path}, line {number}: the file ends without @data, expected @relation, @attribute ..., @data, rows"
     )
@@ -235,7 +227,7 @@ def _parse_relation(body: str, where: str) -> str:
     match = ANY_QUOTED.match(body)
     if not match or not _is_rest(body[match.end() :]):
         raise UserError(
-            f"{where}: the relation's name {shorten(body)} opens a quote, expected its end at the end of the line"
+            f"{where}: the relation's name {quote(body)} opens a quote, expected its end at the end of the line"
         )
     return match["single"] if match["single"] is not None else match["double"]
 
@@ -243,10 +235,10 @@ def _parse_relation(body: str, where: str) -> str:
 def _parse_attribute(body: str, line: int, where: str) -> Attribute:
     match = WORD.match(body)
     if not match:
-        raise UserError(f"{where}: {shorten(body)}, expected '@attribute NAME TYPE', a name with blanks in quotes")
+        raise UserError(f"{where}: {quote(body)}, expected '@attribute NAME TYPE', a name with blanks in quotes")
     name = _unquote(match) or ("?" if match["plain"] else "")
     if not name or name != name.strip() or "\n" in name or "\t" in name:
-        shown = shorten(name)
+        shown = quote(name)
         raise UserError(f"{where}: the attribute's name {shown} is empty or holds outer blanks, a tab or a line feed")
     body = body[match.end() :]
     if body.startswith("{"):
@@ -255,12 +247,12 @@ def _parse_attribute(body: str, line: int, where: str) -> Attribute:
     kind = TYPES.get(word.lower())
     if kind is None:
         known = "; a type is numeric, real, integer, string, date, hierarchical or {value, ...}"
-        raise UserError(f"{where}: attribute {shorten(name)} has the type {shorten(word)}, which cannot be read{known}")
+        raise UserError(f"{where}: attribute {quote(name)} has the type {quote(word)}, which cannot be read{known}")
     after = rest[0] if rest else ""
     if kind == "hierarchical":
         return Attribute(name, name, kind, tuple(entry.strip(BLANK) for entry in after.split(",")), line)
     if word.lower() != "date" and not _is_rest(after):  # a date may be followed by its format
-        raise UserError(f"{where}: {shorten(after)} after the type of attribute {shorten(name)}, expected nothing")
+        raise UserError(f"{where}: {quote(after)} after the type of attribute {quote(name)}, expected nothing")
     return Attribute(name, name, kind, (), line)
 
 
@@ -271,24 +263,22 @@ def _parse_domain(body: str, name: str, where: str) -> tuple[str, ...]:
         match = DOMAIN_VALUE.match(body, position)
         if not match or not match["end"]:
             raise UserError(
-                f"{where}: the values of attribute {shorten(name)} break off at {shorten(body[position:])}, "
+                f"{where}: the values of attribute {quote(name)} break off at {quote(body[position:])}, "
                 "expected {value, ...} with quotes in pairs"
             )
         value = _unquote(match)
         if value is None:
-            raise UserError(
-                f"{where}: '?' among the values of attribute {shorten(name)}, expected none: it is no value"
-            )
+            raise UserError(f"{where}: '?' among the values of attribute {quote(name)}, expected none: it is no value")
         if not value and match["plain"] is not None:
-            raise UserError(f"{where}: attribute {shorten(name)} has an empty value, expected {{value, ...}}")
+            raise UserError(f"{where}: attribute {quote(name)} has an empty value, expected {{value, ...}}")
         values.append(value)
         position, end = match.end(), match["end"]
     if not _is_rest(body[position:]):
-        after = shorten(body[position:].strip(BLANK))
-        raise UserError(f"{where}: {after} after the values of attribute {shorten(name)}, expected nothing")
+        after = quote(body[position:].strip(BLANK))
+        raise UserError(f"{where}: {after} after the values of attribute {quote(name)}, expected nothing")
     if len(set(values)) < len(values):
         repeated = next(value for value, count in collections.Counter(values).items() if count > 1)
-        raise UserError(f"{where}: attribute {shorten(name)} lists the value {shorten(repeated)} twice, expected once")
+        raise UserError(f"{where}: attribute {quote(name)} lists the value {quote(repeated)} twice, expected once")
     return tuple(values)
 
 
@@ -316,7 +306,7 @@ class _Numbers(dict[str | None, float]):
     """Number by its text: checked and converted once."""
 
     def __missing__(self, text: str) -> float:
-        if not NUMBER.fullmatch(text) or not abs(number := float(text)) <= LARGEST:
+        if not NUMBER.fullmatch(text) or not abs(number := float(text)) <= LARGEST_FLOAT32:
             raise KeyError(text)
         self[text] = number
         return number
@@ -394,9 +384,7 @@ def _split_dense(text: str, num_attributes: int, where: str) -> tuple[Sequence[i
         while end == ends:
             match = pattern.match(text, position)
             if not match:
-                raise UserError(
-                    f"{where}: {shorten(text[position:])}, expected its quote to close before the next value"
-                )
+                raise UserError(f"{where}: {quote(text[position:])}, expected its quote to close before the next value")
             values.append(_unquote(match))
             position, end = match.end(), match["end"]
     if len(values) != num_attributes:
@@ -414,12 +402,12 @@ def _split_sparse(text: str, num_attributes: int, where: str) -> tuple[Sequence[
     while end == ",":
         match = SPARSE_VALUE.match(text, position)
         if not match or not match["end"]:
-            raise UserError(f"{where}: {shorten(text[position:])}, expected pairs 'index value' and a closing brace")
+            raise UserError(f"{where}: {quote(text[position:])}, expected pairs 'index value' and a closing brace")
         index = match["index"]
         # A longer number is out of range at any rate, and Python would refuse thousands of digits.
         place = int(index) if len(index) < 10 and index.isascii() and index.isdecimal() else num_attributes
         if place >= num_attributes:
-            raise UserError(f"{where}: the index {shorten(index)}, expected one of 0..{num_attributes - 1}")
+            raise UserError(f"{where}: the index {quote(index)}, expected one of 0..{num_attributes - 1}")
         if place in values:
             raise UserError(f"{where}: the index {place} stands twice, expected each at most once")
         values[place] = _unquote(match)
@@ -427,24 +415,24 @@ def _split_sparse(text: str, num_attributes: int, where: str) -> tuple[Sequence[
     if not _is_rest(text[position:]):
         after = text[position:].lstrip(BLANK + ",")
         _refuse_weight(after, where)
-        raise UserError(f"{where}: {shorten(after)} after the closing brace, expected the end of the line")
+        raise UserError(f"{where}: {quote(after)} after the closing brace, expected the end of the line")
     return list(values), list(values.values())
 
 
 def _refuse_weight(text: str, where: str) -> None:
     if re.fullmatch(r"\{[^{},]*\}", text):
-        raise UserError(
-            f"{where}: the row ends in the weight {shorten(text)}, expected none: rows are not weighted here"
-        )
+        raise UserError(f"{where}: the row ends in the weight {quote(text)}, expected none: rows are not weighted here")
 
 
 def _refuse_value(attribute: Attribute, field: str | None, where: str) -> NoReturn:
     """Raise the `UserError` of a value that its attribute cannot have."""
     expected = "a finite number in the range of float32, or ?"
     if attribute.kind == "nominal":
-        shown = [shorten(value) for value in attribute.values[:10]] + ["..."] * (len(attribute.values) > 10)
+        shown = [quote(value) for value in attribute.values[:10]] + ["..."] * (len(attribute.values) > 10)
         expected = f"one of {', '.join(shown)}, or ?"
-    raise UserError(f"{where}: attribute {shorten(attribute.name)} is {shorten(field)}, expected {expected}") from None
+    raise UserError(
+        f"{where}: attribute {quote(attribute.name)} is {quote('?' if field is None else field)}, expected {expected}"
+    ) from None
 
 
 # What the sources make of it.
@@ -474,17 +462,15 @@ def _check_same(first: Arff, other: Arff) -> None:
         here = f"{other.path}, line {right.line}"
         there = f"as in {first.path}, line {left.line}"
         if left.declared != right.declared:
-            raise UserError(f"{here}: attribute {shorten(right.declared)}, expected {shorten(left.declared)} {there}")
+            raise UserError(f"{here}: attribute {quote(right.declared)}, expected {quote(left.declared)} {there}")
         if left.kind != right.kind:
-            raise UserError(
-                f"{here}: attribute {shorten(right.declared)} is {right.kind}, expected {left.kind} {there}"
-            )
+            raise UserError(f"{here}: attribute {quote(right.declared)} is {right.kind}, expected {left.kind} {there}")
         if left.values != right.values:
             pairs = itertools.zip_longest(right.values, left.values)
             place, (found, expected) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
-            found, expected = ("none" if value is None else shorten(value) for value in (found, expected))
+            found, expected = ("none" if value is None else quote(value) for value in (found, expected))
             raise UserError(
-                f"{here}: value {place} of attribute {shorten(right.declared)} is {found}, expected {expected} {there}"
+                f"{here}: value {place} of attribute {quote(right.declared)} is {found}, expected {expected} {there}"
             )
     if len(first.attributes) != len(other.attributes):
         raise UserError(

@@ -1,5 +1,6 @@
 """Numeric and categorical columns as model inputs: imputed, scaled and numbered as the training split says."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
+from mlresearch.data.reading import LARGEST_FLOAT32
+from mlresearch.data.records import Records, TrainingRecords, require_training
 from mlresearch.errors import UserError
 
 
@@ -29,13 +31,13 @@ class Columns:
     vocabularies: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def learn(cls, training: TrainingRecords, dataset: Dataset, *, standardise: bool, min_count: int) -> "Columns":
-        """Learn from training records; the data set gives the columns' names alone. Other records are a `TypeError`.
+    def learn(cls, training: TrainingRecords, *, standardise: bool, min_count: int) -> "Columns":
+        """Learn from training records; others are a `TypeError`.
 
         min_count: a category that fewer training rows have counts as one never seen.
         """
         require_training(training)
-        num_features = len(dataset.feature_names)
+        num_features = len(training.feature_names)
         means, scales = np.zeros(num_features), np.ones(num_features)
         if training.features is not None:
             features = training.features.astype(np.float64)
@@ -47,9 +49,10 @@ class Columns:
             scales = np.where(deviations <= 1e-9 * np.abs(means), 1.0, deviations)
         vocabularies = []
         for column in training.categories or ():
-            values, times = np.unique(np.array(column, object).astype(str), return_counts=True)
-            vocabularies.append(tuple(value for value in values[times >= min_count].tolist() if value))
-        return cls(dataset.feature_names, means, scales, standardise, dataset.category_names, tuple(vocabularies))
+            times = collections.Counter(column)
+            vocabularies.append(tuple(sorted(value for value in times if value and times[value] >= min_count)))
+        names = training.feature_names, training.category_names
+        return cls(names[0], means, scales, standardise, names[1], tuple(vocabularies))
 
     @property
     def category_sizes(self) -> tuple[int, ...]:
@@ -63,7 +66,7 @@ class Columns:
         numbers = np.where(np.isnan(records.features), self.means, records.features.astype(np.float64))
         if self.standardise:
             numbers = (numbers - self.means) / self.scales
-        return numbers.astype(np.float32)
+        return np.clip(numbers, -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
 
     def categories(self, records: Records) -> Int32[np.ndarray, "examples columns"] | None:
         """Return the ids of examples' categories; None where there are no categorical columns."""

@@ -27,7 +27,6 @@ of predictive clustering trees", 2012; Klimt and Yang, "The Enron corpus", 2004;
 Džeroski, "Hierarchical annotation of medical images", 2011 (ImCLEF07D).
 """
 
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -42,9 +41,9 @@ from mlresearch.data.arff import (
     feature_names,
     given_files,
     read_splits,
-    shorten,
 )
-from mlresearch.errors import UserError
+from mlresearch.errors import UserError, quote
+from mlresearch.hierarchy import CycleError, parents_first
 from mlresearch.label_space import LabelReader, LabelSpace
 from mlresearch.progress import track
 
@@ -211,12 +210,12 @@ def read_classes(entries: Sequence[str], where: str) -> Classes:
     for entry, parts in split.items():
         if any(not part or part != part.strip() or "@" in part for part in parts):
             raise UserError(
-                f"{where}: the class {shorten(entry)} has an empty name, or one with outer blanks or '@', "
+                f"{where}: the class {quote(entry)} has an empty name, or one with outer blanks or '@', "
                 "expected names separated by '/'"
             )
         if len(parts) > MAX_DEPTH or len(entry) > MAX_LENGTH:
             raise UserError(
-                f"{where}: the class {shorten(entry)} has {len(parts)} names and {len(entry)} letters, "
+                f"{where}: the class {quote(entry)} has {len(parts)} names and {len(entry)} letters, "
                 f"expected at most {MAX_DEPTH} and {MAX_LENGTH}"
             )
     if any(parts[0] == ROOT and len(parts) > 1 for parts in split.values()):
@@ -235,14 +234,14 @@ def _read_edges(split: Mapping[str, Sequence[str]], where: str) -> list[tuple[st
     for entry, parts in split.items():
         if len(parts) != 2 or parts[1] == ROOT:
             raise UserError(
-                f"{where}: the class {shorten(entry)}, expected 'parent/child': there are edges from {ROOT!r}, "
+                f"{where}: the class {quote(entry)}, expected 'parent/child': there are edges from {ROOT!r}, "
                 "which stands for no label"
             )
         pairs.append((parts[1], None if parts[0] == ROOT else parts[0]))
     children = {child for child, _ in pairs}
     for _, parent in pairs:
         if parent is not None and parent not in children:
-            raise UserError(f"{where}: the class {shorten(parent)} has no parent, expected a path to it from {ROOT!r}")
+            raise UserError(f"{where}: the class {quote(parent)} has no parent, expected a path to it from {ROOT!r}")
     return pairs
 
 
@@ -263,46 +262,18 @@ def _read_paths(split: Mapping[str, Sequence[str]]) -> list[tuple[str, str | Non
 def _sort_nodes(
     pairs: Sequence[tuple[str, str | None]], where: str
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Order nodes so that parents stand before children, and else by their first mention; return edges of ids as well.
-
-    Source: Kahn, "Topological sorting of large networks", 1962, with a heap for the order.
-    """
-    mentioned = dict.fromkeys(name for pair in pairs for name in pair if name is not None)
-    names = list(mentioned)
+    """Order nodes with parents before children, and else by their first mention; return edges of ids as well."""
+    names = list(dict.fromkeys(name for pair in pairs for name in pair if name is not None))
     rank = {name: place for place, name in enumerate(names)}
-    children: list[list[int]] = [[] for _ in names]
-    parents: list[list[int]] = [[] for _ in names]
-    for child, parent in pairs:
-        if parent is not None:
-            children[rank[parent]].append(rank[child])
-            parents[rank[child]].append(rank[parent])
-    missing = [len(above) for above in parents]
-    ready = [place for place, count in enumerate(missing) if not count]
-    order: list[int] = []
-    while ready:
-        place = heapq.heappop(ready)
-        order.append(place)
-        for child_place in children[place]:
-            missing[child_place] -= 1
-            if not missing[child_place]:
-                heapq.heappush(ready, child_place)
-    if len(order) < len(names):
-        _refuse_cycle(names, parents, missing, where)
+    edges = [(rank[child], rank[parent]) for child, parent in pairs if parent is not None]
+    try:
+        order = parents_first(len(names), edges)
+    except CycleError as error:
+        cycle = [*error.cycle, error.cycle[0]][:10]
+        shown = " -> ".join(quote(names[node]) for node in cycle)
+        raise UserError(f"{where}: the classes {shown} form a cycle from child to parent, expected none") from None
     ids = {place: label for label, place in enumerate(order)}
-    edges = ((ids[rank[child]], ids[rank[parent]]) for child, parent in pairs if parent is not None)
-    return tuple(names[place] for place in order), tuple(sorted(edges))
-
-
-def _refuse_cycle(names: Sequence[str], parents: Sequence[Sequence[int]], missing: Sequence[int], where: str) -> None:
-    """Raise the `UserError` of a cycle: whoever misses a parent to the end has a parent who does, too."""
-    place = next(place for place, count in enumerate(missing) if count)
-    path: dict[int, None] = {}
-    while place not in path:
-        path[place] = None
-        place = next(above for above in parents[place] if missing[above])
-    cycle = [*list(path)[list(path).index(place) :], place]
-    shown = " -> ".join(shorten(names[node]) for node in (cycle if len(cycle) <= 10 else cycle[:10]))
-    raise UserError(f"{where}: the classes {shown} form a cycle from child to parent, expected none")
+    return tuple(names[place] for place in order), tuple(sorted((ids[child], ids[parent]) for child, parent in edges))
 
 
 def read_labels(table: Arff, place: int, reader: LabelReader) -> list[list[int]]:
@@ -311,6 +282,7 @@ def read_labels(table: Arff, place: int, reader: LabelReader) -> list[list[int]]
     for row, text in enumerate(table.texts[place]):
         names = [] if text is None else list(dict.fromkeys(name.strip(" \t") for name in text.split("@")))
         if not names or not all(names):
-            raise UserError(f"{table.where(row)}: the class {shorten(text)}, expected labels separated by '@'")
+            shown = quote("?" if text is None else text)
+            raise UserError(f"{table.where(row)}: the class {shown}, expected labels separated by '@'")
         rows.append(reader.read(names, table.where(row))[0])
     return rows

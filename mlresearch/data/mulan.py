@@ -34,10 +34,9 @@ from mlresearch.data.arff import (
     feature_names,
     given_files,
     read_splits,
-    shorten,
 )
 from mlresearch.data.reading import read_bytes
-from mlresearch.errors import UserError, suggest
+from mlresearch.errors import UserError, quote, suggest
 from mlresearch.label_space import LabelSpace
 from mlresearch.progress import track
 
@@ -213,11 +212,9 @@ class _LabelList:
             return
         name = attributes.get("name", "")
         if not name or name != name.strip() or "\t" in name or "\n" in name:
-            self.refuse(
-                f"a label with the name {shorten(name)}", 'name="..." without outer blanks, tabs and line feeds'
-            )
+            self.refuse(f"a label with the name {quote(name)}", 'name="..." without outer blanks, tabs and line feeds')
         if name in self.names:
-            self.refuse(f"the label {shorten(name)} for a second time", "each once")
+            self.refuse(f"the label {quote(name)} for a second time", "each once")
         self.names.add(name)
         self.labels.append(ListedLabel(name, self.enclosing[-1], self.parser.CurrentLineNumber))
         self.enclosing.append(len(self.labels) - 1)
@@ -242,10 +239,10 @@ def match_labels(table: Arff, listed: Sequence[ListedLabel], xml: Path) -> list[
         if label.name not in places:
             # Looking for what is near takes time that grows with the square of the names' lengths.
             near = suggest(label.name[:100], [name for name in list(places)[:10_000] if len(name) <= 100])
-            raise UserError(f"{where}: the label {shorten(label.name)} is no attribute of {table.path}{near[:200]}")
+            raise UserError(f"{where}: the label {quote(label.name)} is no attribute of {table.path}{near[:200]}")
         if len(places[label.name]) > 1:
             raise UserError(
-                f"{where}: the label {shorten(label.name)}, expected one attribute of that name; "
+                f"{where}: the label {quote(label.name)}, expected one attribute of that name; "
                 f"{table.where_declared(places[label.name][1])} declares a second"
             )
     return [places[label.name][0] for label in listed]
@@ -257,7 +254,7 @@ def count_labels(table: Arff) -> list[int]:
     if len(counts) != 1:
         found = f"-C {' and -C '.join(sorted(counts))}" if counts else "no -C"
         raise UserError(
-            f"{table.path}, line {table.relation_line}: the relation {shorten(table.relation)} has {found}, expected "
+            f"{table.path}, line {table.relation_line}: the relation {quote(table.relation)} has {found}, expected "
             "-C n, the number of labels, or else a file of labels: --config.data.arff_labels=FILE.xml"
         )
     written = counts.pop()
@@ -278,7 +275,7 @@ def check_labels(table: Arff, places: Sequence[int]) -> None:
         if not attribute.is_binary:
             found = f"{{{', '.join(attribute.values[:5])}}}" if attribute.kind == "nominal" else attribute.kind
             raise UserError(
-                f"{table.where_declared(place)}: the label {shorten(attribute.name)} is {found}, expected {{0,1}}"
+                f"{table.where_declared(place)}: the label {quote(attribute.name)} is {found}, expected {{0,1}}"
             )
 
 

@@ -12,6 +12,9 @@ from mlresearch.data.splits import Splitting, draw_splits
 from mlresearch.errors import UserError, suggest
 from mlresearch.hierarchy import LabelHierarchy
 
+VERSION = 1
+"""Of what `settle` does: another number where that changes, so that nothing stored before is read."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
@@ -56,16 +59,25 @@ def settle(name: str, dataset: Dataset, groups: Mapping[str, Sequence[str]], pre
             preparation.splitting,
         )
         splits |= {split: pool.take(rows) for split, rows in drawn.items()}
-    counts, repeated = find_overlaps(splits)
-    notes["overlaps"] = counts
-    notes["overlaps_with_equal_labels"] = _count_overlaps({split: row_digests(splits[split]) for split in SPLITS})
+        groups = dict(groups)
+        if groups:
+            own = groups["train"]
+            groups |= {split: [own[row] for row in rows.tolist()] for split, rows in drawn.items()}
+    if groups:
+        notes["groups_in_two_splits"] = {
+            f"{later} and {earlier}": len(set(groups[later]) & set(groups[earlier]))
+            for earlier, later in itertools.combinations(SPLITS, 2)
+        }
     if preparation.overlaps == "drop":
+        _, repeated = find_overlaps(splits)
         notes["dropped_overlaps"] = {split: int(rows.sum()) for split, rows in repeated.items()}
         splits = {split: splits[split].take(np.flatnonzero(~repeated[split])) for split in SPLITS}
         for split, records in splits.items():
             if not len(records):
                 raise UserError(f"data set {name!r}: every row of {split!r} stands in a later split, too")
-    notes["unlabelled_rows"] = {split: int((np.diff(splits[split].labels.offsets) == 0).sum()) for split in SPLITS}
+    notes["overlaps"], _ = find_overlaps(splits)
+    notes["overlaps_with_equal_labels"] = _count_overlaps({split: row_digests(splits[split]) for split in SPLITS})
+    notes["unlabelled_rows"] = {split: int((splits[split].labels.num_on == 0).sum()) for split in SPLITS}
     return dataclasses.replace(dataset, name=name, splits={split: splits[split] for split in SPLITS}, notes=notes)
 
 
@@ -103,9 +115,10 @@ def _count_overlaps(digests: Mapping[str, np.ndarray]) -> dict[str, int]:
 def row_digests(records: Records) -> np.ndarray:
     """Return 16 bytes for each example that are equal where inputs and labels are: ``V16`` [examples]."""
     inputs, labels = input_digests(records), records.labels
-    values = labels.ids if labels.values is None else np.stack([labels.ids, labels.values.view(np.int32)], 1)
+    values = np.ones(len(labels.ids), np.float32) if labels.values is None else labels.values
+    listed = np.stack([labels.ids, values.view(np.int32)], 1)
     digests = [
-        hashlib.blake2b(inputs[row].tobytes() + values[start:stop].tobytes(), digest_size=16).digest()
+        hashlib.blake2b(inputs[row].tobytes() + listed[start:stop].tobytes(), digest_size=16).digest()
         for row, (start, stop) in enumerate(itertools.pairwise(labels.offsets.tolist()))
     ]
     return np.array(digests, "V16")

@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from mlresearch.errors import UserError
+
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def read_bytes(path: Path) -> bytes:

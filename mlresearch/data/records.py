@@ -47,12 +47,16 @@ class Records:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainingRecords(Records):
     """The training split: what is learnt from data (tokenizers, scalers, vocabularies, statistics) is learnt from it.
 
-    Functions that learn take this type, which only `Dataset.train` makes, so that to learn from another split is a type
-    error and, at run time, a `TypeError` (`require_training`).
+    Functions that learn take this type and nothing else of a data set. Only `Dataset.train` makes it, so that to learn
+    from another split is a type error and, at run time, a `TypeError` (`require_training`).
     """
+
+    feature_names: tuple[str, ...] = ()
+    category_names: tuple[str, ...] = ()
 
 
 def require_training(records: Records) -> None:
@@ -85,8 +89,8 @@ class Dataset:
     @functools.cached_property
     def train(self) -> TrainingRecords:
         """The training split."""
-        records = self.splits["train"]
-        return TrainingRecords(**{field.name: getattr(records, field.name) for field in dataclasses.fields(Records)})
+        records = {field.name: getattr(self.splits["train"], field.name) for field in dataclasses.fields(Records)}
+        return TrainingRecords(**records, feature_names=self.feature_names, category_names=self.category_names)
 
     @functools.cached_property
     def hierarchy(self) -> LabelHierarchy | None:

@@ -64,7 +64,8 @@ def draw_splits(
         if len(remaining) <= size:
             raise UserError(f"{total} rows are too few to draw {' and '.join(missing)} from; give the splits")
         if groups is not None:
-            taken = _whole_groups([groups[row] for row in remaining.tolist()], size, seed)
+            further = len(missing) - number  # splits that must have a group left: the others missing, and train
+            taken = _whole_groups([groups[row] for row in remaining.tolist()], size, further, seed)
         elif splitting.method == "random":
             taken = np.argsort(_uniform(seed, len(remaining)), kind="stable")[:size]
         else:
@@ -78,16 +79,23 @@ def _uniform(seed: Sequence[int], size: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(list(seed))).random(size)
 
 
-def _whole_groups(groups: Sequence[str], size: int, seed: Sequence[int]) -> np.ndarray:
-    """Return rows of whole groups, in random order of groups, each taken that fits into `size`; at least one."""
-    _, group, counts = np.unique(np.array(groups, object).astype(str), return_inverse=True, return_counts=True)
-    if len(counts) < 2:
-        raise UserError(f"all rows are of one group, {groups[0]!r}: no split can be drawn without dividing it")
-    order = np.argsort(_uniform(seed, len(counts)), kind="stable")
+def _whole_groups(groups: Sequence[str], size: int, further: int, seed: Sequence[int]) -> np.ndarray:
+    """Return rows of whole groups, in random order of groups, each taken that fits into `size`.
+
+    If none fits it is the smallest; at least `further` groups are left.
+    """
+    numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
+    group = np.array([numbers[name] for name in groups])
+    counts = np.bincount(group)
+    if len(counts) <= further:
+        raise UserError(
+            f"{len(counts)} groups of rows, such as {groups[0]!r:.60}, are too few: no split can be drawn without "
+            "dividing one; name another group column or none, or give the splits"
+        )
     taken: list[int] = []
     left = size
-    for number in order.tolist():
-        if counts[number] <= left:
+    for number in np.argsort(_uniform(seed, len(counts)), kind="stable").tolist():
+        if counts[number] <= left and len(counts) - len(taken) > further:
             taken.append(number)
             left -= counts[number]
     return np.flatnonzero(np.isin(group, taken or [int(counts.argmin())]))
@@ -106,4 +114,7 @@ def _stratified(labels: LabelSets, num_labels: int, size: int, seed: Sequence[in
     if multi_hot.shape[1] < 2:  # what the library would not take for multi-label
         multi_hot = np.column_stack([multi_hot, *[np.zeros(len(labels), bool)] * (2 - multi_hot.shape[1])])
     [(_, taken)] = splitter.split(np.zeros(len(labels)), multi_hot)
-    return taken
+    # The algorithm only aims at the size: with many rare labels it may take no row at all.
+    order = np.argsort(_uniform([*seed, 1], len(labels)), kind="stable")
+    inside = np.isin(order, taken)
+    return np.concatenate([order[inside], order[~inside]])[:size]

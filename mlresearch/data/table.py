@@ -41,15 +41,11 @@ labels are flat.
 
 import codecs
 import collections
-import contextlib
 import csv
-import heapq
 import json
 import math
 import os
 import re
-import signal
-import threading
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +55,9 @@ import numpy as np
 import tensorflow_datasets.public_api as tfds
 
 from mlresearch.data import SPLITS, Source
-from mlresearch.errors import UserError, suggest
+from mlresearch.data.reading import LARGEST_FLOAT32
+from mlresearch.errors import UserError, quote, suggest
+from mlresearch.hierarchy import CycleError, parents_first
 from mlresearch.label_space import LabelForm, LabelReader, LabelSpace, check_label_name
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
@@ -67,16 +65,12 @@ INPUTS = ("text", "features", "categories")
 FILES = (*SPLITS, "label_names", "parents")
 """Options that name files."""
 
-MAX_FLOAT = float(np.finfo(np.float32).max)
-MAX_SHOWN = 60  # characters of a name or a value in messages
+MAX_NAME = 60  # characters of a column's name that a message suggests
 MAX_KNOWN = 50  # names in one message
 MAX_CELL = 2**31 - 1  # characters; the csv module's own limit, 131,072, is no long text
 MAX_DIGITS = 400  # of a number; the largest float64 has 309
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-PATTERN_SECONDS = 1.0
-"""The longest that `group_pattern` may search one value."""
-
 CSV_ERRORS = {
     "unexpected end of data": "a quote that opens in this row is never closed",
     "new-line character seen in unquoted field": "a carriage return within a row; lines end in LF or CRLF",
@@ -100,8 +94,7 @@ class Builder(Source):
     key: the column that names a row; "" names it by file and line. group: the column whose values keep rows together
     where splits are drawn. group_pattern: a regular expression; what it matches first in a value (its first group, if
     it has one) stands for the value, as in ``(?s).{1,80}`` for texts that differ only behind 80 characters. A value
-    without a match stands for itself. A search of more than `PATTERN_SECONDS` is a `UserError`, where the system has
-    interval timers and the data are loaded in the main thread.
+    without a match stands for itself, and a row whose value is empty is a group of its own.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -226,7 +219,7 @@ class Builder(Source):
         if columns := self.columns["categories"]:
             record["categories"] = ["" if row[name] is None else read_name(row, name, where) for name in columns]
         if self.group:
-            record["group"] = search_group(self.group_pattern, read_name(row, self.group, where), where)
+            record["group"] = search_group(self.group_pattern, read_name(row, self.group, where)) or place
         return record
 
     def labels_of(self, row: Mapping[str, Any], where: str) -> Any:
@@ -260,7 +253,7 @@ class Builder(Source):
                     odd = expand(option, names, row, where).keys() ^ self.columns[option].keys()
                     if odd:
                         raise UserError(
-                            f"{where}: {option} is {', '.join(names)}, and the column {shorten(min(odd))!r} does not "
+                            f"{where}: {option} is {', '.join(names)}, and the column {quote(min(odd))} does not "
                             f"stand in both this row and the first row of {self.paths['train']}"
                         )
                 checked = set(row)
@@ -382,11 +375,11 @@ def expand(option: str, names: Sequence[str], columns: Iterable[str], where: str
         prefix = name.removesuffix("*") if name.endswith("*") and option not in ("key", "group") else None
         matches = [column for column in columns if column == name or (prefix is not None and column.startswith(prefix))]
         if not matches:
-            known = [column for column in columns if len(column) <= MAX_SHOWN][:MAX_KNOWN]
+            known = [column for column in columns if len(column) <= MAX_NAME][:MAX_KNOWN]
             raise UserError(f"{where}: there is no column {name!r} ({option}){suggest(name, known)}")
         for column in matches:
             if column in found:
-                raise UserError(f"table: {option} names the column {shorten(column)!r} twice")
+                raise UserError(f"table: {option} names the column {quote(column)} twice")
             found[column] = column[len(prefix or "") :]
     return found
 
@@ -432,7 +425,7 @@ def parse_json(line: str, where: str) -> dict[str, Any]:
     except ValueError as error:  # of the functions that _DECODER calls
         raise UserError(f"{where}: {error}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a row is a JSON object, {{...}}, not {shorten(line.strip())}")
+        raise UserError(f"{where}: a row is a JSON object, {{...}}, not {quote(line.strip())}")
     return row
 
 
@@ -440,20 +433,20 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         [(repeated, _)] = collections.Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shorten(repeated)!r} stands twice in one object")
+        raise ValueError(f"the key {quote(repeated)} stands twice in one object")
     return row
 
 
 def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"the number {shorten(digits)} is too large")
+        raise ValueError(f"the number {quote(digits)} is too large")
     return number
 
 
 def _int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"the number {shorten(digits)} is too large")
+        raise ValueError(f"the number {quote(digits)} is too large")
     return int(digits)
 
 
@@ -486,7 +479,7 @@ def read_csv(path: Path, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
             header = cells
             for place, name in enumerate(header):
                 if name in header[:place]:
-                    raise UserError(f"{path}, line {line}: two columns are named {shorten(name)!r}")
+                    raise UserError(f"{path}, line {line}: two columns are named {quote(name)}")
         elif len(cells) != len(header):
             raise UserError(f"{path}, line {line}: a row of {len(cells)} cells, where the header has {len(header)}")
         else:
@@ -508,7 +501,7 @@ def parse_number(cell: str, column: str, where: str) -> float | None:
     if not cell or cell.lower() == "nan":
         return None
     if len(cell) > MAX_DIGITS or not NUMBER.fullmatch(cell):
-        raise UserError(f"{where}: column {column!r} holds {shorten(cell)!r}, not a number (empty or NaN if missing)")
+        raise UserError(f"{where}: column {column!r} holds {quote(cell)}, not a number (empty or NaN if missing)")
     return float(cell)
 
 
@@ -518,7 +511,7 @@ def split_labels(cell: str, separator: str, where: str) -> list[str]:
         return []
     names = [name.strip() for name in cell.split(separator)]
     if "" in names:
-        raise UserError(f"{where}: a label name is missing beside a {separator!r} in {shorten(cell)!r}")
+        raise UserError(f"{where}: a label name is missing beside a {separator!r} in {quote(cell)}")
     return names
 
 
@@ -543,8 +536,10 @@ def check_feature(value: Any, column: str, where: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}: column {column!r} holds {_kind(value)}, not a number or null")
-    if abs(value) > MAX_FLOAT:
-        raise UserError(f"{where}: column {column!r} holds a number beyond ±{MAX_FLOAT:.4g}, the range of float32")
+    if abs(value) > LARGEST_FLOAT32:
+        raise UserError(
+            f"{where}: column {column!r} holds a number beyond ±{LARGEST_FLOAT32:.4g}, the range of float32"
+        )
     return float(value)
 
 
@@ -573,7 +568,7 @@ def parse_label_names(lines: Iterable[tuple[int, str]], path: Path) -> LabelSpac
         if len(description) > 1:
             raise UserError(f"{where}: more than one tab; a line is a name, or a name, a tab and a description")
         if name in found:
-            raise UserError(f"{where}: the label {shorten(name)!r} stands on line {found[name]}, too")
+            raise UserError(f"{where}: the label {quote(name)} stands on line {found[name]}, too")
         found[name] = number
         descriptions.append("".join(description).strip() or name)
     return LabelSpace(tuple(found), tuple(descriptions))
@@ -592,7 +587,7 @@ def parse_parents(
     lines: Iterable[tuple[int, str]], path: Path, known: Collection[str] | None
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the names and edges of numbered lines, see `read_parents`."""
-    names: dict[str, int] = {}  # and the order of appearance
+    names: dict[str, None] = {}
     edges: dict[tuple[str, str], int] = {}  # and the line
     for number, line in lines:
         if not line.strip():
@@ -604,49 +599,31 @@ def parse_parents(
         for name in cells:
             check_label_name(name, where)
             if known is not None and name not in known:
-                raise UserError(f"{where}: the label {shorten(name)!r} is not in the file label_names")
-            names.setdefault(name, len(names))
+                raise UserError(f"{where}: the label {quote(name)} is not in the file label_names")
+            names[name] = None
         if len(cells) == 2:
             edge = (cells[0], cells[1])
             if edge in edges:
                 raise UserError(f"{where}: {_arrow(edge)} stands on line {edges[edge]}, too")
             edges[edge] = number
-    return _parents_first(names, edges, path), list(edges)
+    return _parents_first(list(names), edges, path), list(edges)
 
 
-def _parents_first(names: Mapping[str, int], edges: Mapping[tuple[str, str], int], path: Path) -> list[str]:
-    """Return the names such that parents stand before children; of those that may come next, the first one comes."""
-    children: dict[str, list[str]] = {name: [] for name in names}
-    missing = dict.fromkeys(names, 0)
-    for child, parent in edges:
-        children[parent].append(child)
-        missing[child] += 1
-    ready = [(place, name) for name, place in names.items() if not missing[name]]
-    ordered = []
-    while ready:
-        _, name = heapq.heappop(ready)
-        ordered.append(name)
-        for child in children[name]:
-            missing[child] -= 1
-            if not missing[child]:
-                heapq.heappush(ready, (names[child], child))
-    if len(ordered) < len(names):
-        # Whoever still misses a parent has one that does: going up from there must come back.
-        above = {child: parent for child, parent in edges if missing[child] and missing[parent]}
-        seen: dict[str, None] = {}
-        name = next(iter(above))
-        while name not in seen:
-            seen[name] = None
-            name = above[name]
-        cycle = list(seen)[list(seen).index(name) :]
-        steps = list(zip(cycle, [*cycle[1:], name], strict=True))[:MAX_KNOWN]
+def _parents_first(names: Sequence[str], edges: Mapping[tuple[str, str], int], path: Path) -> list[str]:
+    """Return the names such that parents stand before children, and else in their order; a cycle is a `UserError`."""
+    rank = {name: place for place, name in enumerate(names)}
+    try:
+        order = parents_first(len(names), [(rank[child], rank[parent]) for child, parent in edges])
+    except CycleError as error:
+        cycle = [names[node] for node in error.cycle]
+        steps = list(zip(cycle, [*cycle[1:], cycle[0]], strict=True))[:MAX_KNOWN]
         shown = "; ".join(f"line {edges[edge]}: {_arrow(edge)}" for edge in steps)
-        raise UserError(f"{path}: {len(cycle)} labels form a cycle; remove one of its edges: {shown}")
-    return ordered
+        raise UserError(f"{path}: {len(cycle)} labels form a cycle; remove one of its edges: {shown}") from None
+    return [names[node] for node in order]
 
 
 def _arrow(edge: tuple[str, str]) -> str:
-    return f"{shorten(edge[0])!r} -> {shorten(edge[1])!r}"
+    return f"{quote(edge[0])} -> {quote(edge[1])}"
 
 
 def parents_by_separator(names: Iterable[str], separator: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -674,41 +651,11 @@ def compile_pattern(pattern: str) -> re.Pattern[str] | None:
         raise UserError(f"table: group_pattern is {pattern!r}, which is no regular expression: {error}") from None
 
 
-def search_group(pattern: re.Pattern[str] | None, value: str, where: str) -> str:
+def search_group(pattern: re.Pattern[str] | None, value: str) -> str:
     """Return what `pattern` matches first in `value`, or its first group; the value itself if there is no match."""
     if pattern is None:
         return value
-    try:
-        with _time_limit():
-            match = pattern.search(value)
-    except TimeoutError:
-        raise UserError(
-            f"{where}: group_pattern {pattern.pattern!r} takes over {PATTERN_SECONDS} s; make it simpler"
-        ) from None
+    match = pattern.search(value)
     if match is None:
         return value
     return match[1] if pattern.groups and match[1] is not None else match[0]
-
-
-@contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """Raise `TimeoutError` in what takes more than `PATTERN_SECONDS`, where the system can interrupt it."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_REAL, PATTERN_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)  # None: not Python's
-
-
-def _interrupt(signal_number: int, frame: object) -> NoReturn:
-    raise TimeoutError
-
-
-def shorten(text: str) -> str:
-    """Return a text cut to what a message has room for."""
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

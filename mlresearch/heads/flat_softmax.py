@@ -47,14 +47,16 @@ class ClosureOfOneLabel(LabelDistribution):
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return the mean of −log softmax over the most specific labels of the set; 0 for an empty set.
 
-        For a single path this is −`log_prob`; of other sets, which the head cannot give, it learns one path. Where
-        labels may be unknown it is −`log_prob_known`, infinite for what the head cannot give.
+        For a single path this is −`log_prob`; of other sets, which the head cannot give, it learns one path. Of an
+        example with unknown labels it is −`log_prob_known`, infinite for what the head cannot give.
         """
-        if labels.dtype != bool:
-            return -self.log_prob_known(labels)
-        chosen = self._most_specific(labels)
+        chosen = self._most_specific(labels if labels.dtype == bool else labels > 0.5)
         total = -jnp.where(chosen, self.log_softmax, 0.0).sum(0)
-        return total / jnp.maximum(chosen.sum(0), 1).astype(total.dtype)
+        mean = total / jnp.maximum(chosen.sum(0), 1).astype(total.dtype)
+        if labels.dtype == bool:
+            return mean
+        unknown = jnp.isnan(labels).any(-1)
+        return jnp.where(unknown, -self.log_prob_known(labels), mean)
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log softmax of the one most specific label; −inf for a set that is no label's closure."""
