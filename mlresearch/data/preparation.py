@@ -10,7 +10,6 @@ import numpy as np
 from mlresearch.data.records import SPLITS, Dataset, Records
 from mlresearch.data.splits import Splitting, draw_splits
 from mlresearch.errors import UserError, suggest
-from mlresearch.hierarchy import LabelHierarchy
 
 VERSION = 1
 """Of what `settle` does: another number where that changes, so that nothing stored before is read."""
@@ -37,32 +36,24 @@ class Preparation:
 
 
 def settle(name: str, dataset: Dataset, groups: Mapping[str, Sequence[str]], preparation: Preparation) -> Dataset:
-    """Return a data set with closed label sets, all three splits, and its overlaps counted (and dropped)."""
-    splits, notes = dict(dataset.splits), dict(dataset.notes)
-    if not splits or not all(len(records) for records in splits.values()):
-        empty = [split for split, records in splits.items() if not len(records)] or ["train"]
-        raise UserError(f"data set {name!r}: the split {empty[0]!r} has no rows")
-    if dataset.hierarchy is not None:
-        for split, records in splits.items():
-            if preparation.closure == "check":
-                _check_closed(name, split, records, dataset.hierarchy)
-            else:
-                splits[split] = dataclasses.replace(records, labels=dataset.hierarchy.close_sets(records.labels))
-    if set(splits) != set(SPLITS):
+    """Return a data set with closed label sets, all three splits, and its overlaps counted (and dropped).
+
+    groups: the group of each example, by split; empty where examples have none. What was done and found stands in the
+    notes. Splits without rows, and what `Preparation` and `draw_splits` refuse, are `UserError`s.
+    """
+    for split in dataset.splits or ("train",):
+        if not len(dataset.splits.get(split, ())):
+            raise UserError(f"data set {name!r}: the split {split!r} has no rows")
+    notes = dict(dataset.notes)
+    splits = {split: _close(name, split, records, dataset, preparation) for split, records in dataset.splits.items()}
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
         notes["splits"] = {"given": list(splits), "drawn": preparation.splitting.describe(bool(groups))}
-        pool = splits["train"]
-        drawn = draw_splits(
-            pool.labels,
-            dataset.label_space.num_labels,
-            groups.get("train"),
-            [split for split in SPLITS[1:] if split not in splits],
-            preparation.splitting,
-        )
+        pool, own = splits["train"], groups.get("train")
+        drawn = draw_splits(pool.labels, dataset.label_space.num_labels, own, missing, preparation.splitting)
         splits |= {split: pool.take(rows) for split, rows in drawn.items()}
-        groups = dict(groups)
-        if groups:
-            own = groups["train"]
-            groups |= {split: [own[row] for row in rows.tolist()] for split, rows in drawn.items()}
+        if own is not None:
+            groups = {**groups, **{split: [own[row] for row in rows.tolist()] for split, rows in drawn.items()}}
     if groups:
         notes["groups_in_two_splits"] = {
             f"{later} and {earlier}": len(set(groups[later]) & set(groups[earlier]))
@@ -71,17 +62,23 @@ def settle(name: str, dataset: Dataset, groups: Mapping[str, Sequence[str]], pre
     if preparation.overlaps == "drop":
         _, repeated = find_overlaps(splits)
         notes["dropped_overlaps"] = {split: int(rows.sum()) for split, rows in repeated.items()}
-        splits = {split: splits[split].take(np.flatnonzero(~repeated[split])) for split in SPLITS}
-        for split, records in splits.items():
-            if not len(records):
+        for split, rows in repeated.items():
+            if rows.all():
                 raise UserError(f"data set {name!r}: every row of {split!r} stands in a later split, too")
+            splits[split] = splits[split].take(np.flatnonzero(~rows))
     notes["overlaps"], _ = find_overlaps(splits)
     notes["overlaps_with_equal_labels"] = _count_overlaps({split: row_digests(splits[split]) for split in SPLITS})
     notes["unlabelled_rows"] = {split: int((splits[split].labels.num_on == 0).sum()) for split in SPLITS}
     return dataclasses.replace(dataset, name=name, splits={split: splits[split] for split in SPLITS}, notes=notes)
 
 
-def _check_closed(name: str, split: str, records: Records, hierarchy: LabelHierarchy) -> None:
+def _close(name: str, split: str, records: Records, dataset: Dataset, preparation: Preparation) -> Records:
+    """Return records with closed label sets, or as they are if they must be closed already."""
+    hierarchy = dataset.hierarchy
+    if hierarchy is None:
+        return records
+    if preparation.closure == "up":
+        return dataclasses.replace(records, labels=hierarchy.close_sets(records.labels))
     found = hierarchy.first_unclosed(records.labels)
     if found is not None:
         row, child, parent = found
@@ -89,6 +86,7 @@ def _check_closed(name: str, split: str, records: Records, hierarchy: LabelHiera
             f"data set {name!r}, {split}, row {row} ({records.keys[row]}): label {hierarchy.names[child]!r} without "
             f"its parent {hierarchy.names[parent]!r}; config.data.closure = 'up' adds ancestors"
         )
+    return records
 
 
 def find_overlaps(splits: Mapping[str, Records]) -> tuple[dict[str, int], dict[str, np.ndarray]]:
