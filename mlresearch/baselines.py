@@ -68,11 +68,13 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     own_config = ConfigDict({"baseline": {"name": name}, "seed": config.seed, **acting})
     folder = Path(folder)
     workdir.refuse_other(folder, own_config)
-    if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
-        return workdir.read_record(folder)
+    finished = workdir.finished_record(folder)
     started = time.time()
 
     dataset = load_dataset(config)
+    if finished is not None:
+        workdir.refuse_changed(folder, finished, dataset)
+        return finished
     hierarchy = dataset.hierarchy
     for records in dataset.splits.values():
         texts_of(records, dataset.name)  # refuses what cannot be scored before anything is fitted

@@ -79,8 +79,12 @@ def train(argv: list[str]) -> int:
     check_acting(config, given)
 
     from mlresearch.train import train as train_run
+    from mlresearch.workdir import finished_record
 
+    finished = finished_record(_workdir(values)) is not None
     record = train_run(config, _workdir(values), stop=_stop_on_signal())
+    if finished:
+        print(f"{_workdir(values)}: the run was finished before; nothing was done", file=sys.stderr)
     print(markdown([row(record)]))
     for remark in record.get("remarks", []):
         print(remark)
@@ -105,6 +109,11 @@ def _parse_config(values: flags.FlagValues, argv: list[str]) -> "tuple[ConfigDic
     for key in given:
         check_key(key)
     flags.DEFINE_string("manual_dir", "", "The folder of upstream files.", flag_values=values)
+    for word in argv:
+        path = word.partition("=")[2].partition(":")[0] if word.startswith(("--config=", "-config=")) else ""
+        if path and not Path(path).is_file():
+            near = [str(file) for file in Path(path).parent.glob("*.py")]
+            raise UserError(f"--config: there is no file {path}{suggest(path, near) if near else ''}")
     if _names_config(argv):
         config_flags.DEFINE_config_file("config", None, "The config file.", flag_values=values, sys_argv=argv)
     else:
@@ -136,8 +145,14 @@ def evaluate(argv: list[str]) -> int:
     for group, numbers in metrics.items():
         print(f"{values.split}, {group}")
         for name, value in numbers.items():
-            print(f"  {name:28} {'infinite' if value is None else f'{value:.4f}'}")
+            print(f"  {name:28} {_metric(name, value)}")
     return 0
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None:
+        return "infinite"
+    return f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
 
 
 def predict(argv: list[str]) -> int:
@@ -179,11 +194,14 @@ def predict(argv: list[str]) -> int:
     from mlresearch.files import write_bytes
 
     lines = [
-        json.dumps(given | {"labels": [vars(label) for label in labels]}, ensure_ascii=False) + "\n"
+        json.dumps(given | {"predicted": [vars(label) for label in labels]}, ensure_ascii=False) + "\n"
         for given, labels in zip(inputs, predictions, strict=True)
     ]
     write_bytes(values.output, "".join(lines).encode())
     print(f"{values.output}: labels of {len(inputs)} inputs")
+    unread = sorted({name for given in inputs for name in given} - {"text", "features", "categories"})
+    if unread:
+        print(f"copied but not read: {', '.join(unread)}", file=sys.stderr)
     return 0
 
 
@@ -201,7 +219,7 @@ def table(argv: list[str]) -> int:
     for folder in folders:
         record = read_record(Path(folder))
         if record["status"] == "finished":
-            rows.append({"workdir": folder} | row(record))
+            rows.append({"workdir": folder, "data": record["data"]["name"]} | row(record))
         else:
             print(f"{folder}: left out, the run is {record['status']}", file=sys.stderr)
     if not rows:
@@ -219,7 +237,8 @@ def data(argv: list[str]) -> int:
     config, given, words = _parse_config(values, argv)
     action = words[0] if words else ""
     if action not in DATA_ACTIONS or len(words) > 2:
-        raise UserError(f"'mlresearch data' takes one of {', '.join(DATA_ACTIONS)}, and the name of a data set")
+        hint = suggest(action, DATA_ACTIONS) if action not in DATA_ACTIONS else ""
+        raise UserError(f"'mlresearch data' takes one of {', '.join(DATA_ACTIONS)}, and one name of a data set{hint}")
     if action == "list" and (len(words) > 1 or values.output is not None):
         raise UserError("'mlresearch data list' takes no name and no --output")
     if action != "describe" and (values.json or values.plot is not None):

@@ -141,9 +141,13 @@ def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
                     f"config.{key} is set, but config.{kind}.name is {config[kind].name!r}: "
                     f"set the name to {name!r} too, or leave the option out"
                 )
-    source = str(config.data.name).partition("/")[0]
+    source, _, subset = str(config.data.name).partition("/")
     if source in data.sources():
-        own = data.shared_options(source)
+        own, acting = data.shared_options(source), data.source_class(source).SUBSETS.get(subset)
+        for key in given:
+            option = key.removeprefix(f"data.{source}.")
+            if option != key and acting is not None and option not in acting:
+                raise UserError(f"config.{key} is set, but does not act on {config.data.name!r}: leave it out")
         for key in given:
             option = key.removeprefix("data.")
             if option in data.SHARED and option not in own and option != "manual_dir":

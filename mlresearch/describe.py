@@ -36,7 +36,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     - ``label_sets``: by split, see `describe_label_sets`.
     - ``imbalance``, ``cooccurrence``: of the training split, see `describe_imbalance` and `cooccurring_pairs`.
     - ``hierarchy``: see `describe_hierarchy`; None where labels are flat. ``overlaps``: rows of one split whose input
-      stands in another. ``notes``: all facts that the source and its preparation state.
+      stands in another. ``notes``: all facts that the source and its preparation state; ``about``:
+      what the source says of itself.
     """
     num_labels, train = dataset.label_space.num_labels, dataset.splits["train"].labels
     return {
@@ -56,6 +57,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "overlaps": dataset.notes.get("overlaps"),
         "cooccurrence": cooccurring_pairs(train, dataset.label_space, dataset.hierarchy),
         "notes": dataset.notes,
+        "about": dataset.about,
     }
 
 
@@ -354,9 +356,9 @@ def print_description(description: dict[str, Any], console: rich.console.Console
         console,
         "Imbalance in train",
         [
-            ("mean IRLbl", _number(imbalance["mean_irlbl"])),
-            ("largest IRLbl", _number(imbalance["max_irlbl"])),
-            ("CVIR", _number(imbalance["cvir"])),
+            ("mean imbalance ratio (IRLbl)", _number(imbalance["mean_irlbl"])),
+            ("largest imbalance ratio", _number(imbalance["max_irlbl"])),
+            ("its coefficient of variation (CVIR)", _number(imbalance["cvir"])),
             ("Gini coefficient", _number(imbalance["gini"])),
             ("labels without an example", _number(imbalance["labels_never"])),
             (f"labels with fewer than {FEW}", _number(imbalance["labels_rare"])),
@@ -382,18 +384,22 @@ def print_description(description: dict[str, Any], console: rich.console.Console
                 ("paths that end at a leaf", _share(hierarchy["leaf_share"])),
             ],
         )
-    if description["cooccurrence"]:
+    if not description["cooccurrence"]:
+        console.print("No labels come together in train more often than by chance.\n")
+    else:
         pairs = [
             [*pair["labels"], _number(pair["count"]), f"{pair['lift']:.3g}", f"{pair['phi']:.2f}"]
             for pair in description["cooccurrence"]
         ]
-        title = "Labels that come together in train, by mutual information"
+        title = "Labels that come together in train more often than by chance, by mutual information"
         _print_table(console, title, ["label", "label", "examples", "lift", "phi"], pairs, texts=2)
     if description["overlaps"] is not None:
         overlaps = [(where, _number(number)) for where, number in description["overlaps"].items()]
         _print_facts(console, "Rows whose input stands in another split", overlaps)
     notes = {name: note for name, note in description["notes"].items() if name != "overlaps"}
     _print_facts(console, "Notes", [(name, _shortened(note)) for name, note in notes.items()])
+    about = {name: " ".join(text.split()) for name, text in description["about"].items() if name != "citation"}
+    _print_facts(console, "About", [(name, text) for name, text in about.items() if text])
 
 
 def _print_facts(console: rich.console.Console, title: str, facts: Iterable[tuple[str, str]]) -> None:

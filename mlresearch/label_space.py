@@ -196,15 +196,16 @@ class LabelReader:
     - ``soft``: likewise, with probabilities.
 
     NaN is null. unknown: what to do with a label name that is not in the label space: "error", or "drop", which keeps
-    the name in `dropped` and counts how often it is on, soft or unknown, but not how often it is 0.
+    the name in `dropped` and counts how often it is on, soft or unknown, but not how often it is 0. stated_in: the file
+    that states the label space, if one does; for errors.
     """
 
-    def __init__(self, label_space: LabelSpace, form: str, unknown: str = "error") -> None:
+    def __init__(self, label_space: LabelSpace, form: str, unknown: str = "error", stated_in: str = "") -> None:
         if form not in (forms := get_args(LabelForm)):
             raise UserError(f"there is no label form {form!r}{suggest(form, forms)}")
         if unknown not in ("error", "drop"):
             raise UserError(f"unknown_labels is {unknown!r}{suggest(unknown, ('error', 'drop'))}")
-        self.label_space, self.form, self.unknown = label_space, form, unknown
+        self.label_space, self.form, self.unknown, self.stated_in = label_space, form, unknown, stated_in
         self.dropped: collections.Counter[str] = collections.Counter()
 
     @property
@@ -280,7 +281,10 @@ class LabelReader:
         known = self.label_space.names if len(name) <= MAX_MISSPELT else ()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {quote(near[0])}?" if near else ""
-        raise UserError(f"{where}: unknown label {quote(name)}{hint} (to leave it out: data.unknown_labels = 'drop')")
+        place = f", which {self.stated_in} does not have" if self.stated_in else ""
+        raise UserError(
+            f"{where}: unknown label {quote(name)}{place}{hint} (to leave it out: data.unknown_labels = 'drop')"
+        )
 
     def _number(self, value: Any, name: str, where: str) -> float:
         """Return the value of a label as float32 has it, NaN where it is unknown."""

@@ -145,8 +145,7 @@ class Run:
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         dataset = load_dataset(self.config)
-        if dataset.fingerprint != self.record["data"]["fingerprint"]:
-            raise UserError(f"{self.folder}: {dataset.name} is not what it was when the run was trained on it")
+        workdir.refuse_changed(self.folder, self.record, dataset)
         splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)

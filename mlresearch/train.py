@@ -45,13 +45,15 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
     """Train, evaluate and record one run in `folder`, or go on where it was left; returns the run record.
 
     stop: asked after every step; where it says True, a checkpoint is written and `Stopped` raised. A finished run is
-    returned as it is. A config that cannot work, or another one than the folder's, is a `UserError`.
+    returned as it is. A config that cannot work, another one than the folder's, and other data are `UserError`s.
     """
     config = resolve(config)
     folder = Path(folder)
     workdir.refuse_other(folder, config)
-    if (folder / "run.json").exists() and workdir.read_record(folder)["status"] == "finished":
-        return workdir.read_record(folder)
+    record = workdir.finished_record(folder)
+    if record is not None:
+        workdir.refuse_changed(folder, record, load_dataset(config))
+        return record
     started = time.time()
     parallel = Parallel(
         config.parallel.mode, config.parallel.num_devices, config.train.batch_size, config.evaluate.batch_size
@@ -233,8 +235,8 @@ def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> 
     labels = dataset.splits["train"].labels.select(np.array([row]))
     names = [dataset.label_space.names[label] for label in labels.ids[labels.on]]
     return (
-        f"train, row {row}: the label set {{{', '.join(names)}}} has probability 0 under {model}, whatever the input. "
-        "Choose a head, or an option of it, that allows such sets"
+        f"train, row {row} ({dataset.splits['train'].keys[row]}): the label set {{{', '.join(names)}}} has "
+        f"probability 0 under {model}, whatever the input. Choose a head, or an option of it, that allows such sets"
     )
 
 

@@ -93,6 +93,20 @@ def read_record(workdir: Path) -> dict[str, Any]:
     return _read_json(workdir, "run.json", "status", "name", "seconds", "data", "inputs", "num_steps")
 
 
+def finished_record(workdir: Path) -> dict[str, Any] | None:
+    """Return the record of a finished run, None where there is none."""
+    record = read_record(workdir) if (workdir / "run.json").exists() else None
+    return record if record is not None and record["status"] == "finished" else None
+
+
+def refuse_changed(workdir: Path, record: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise `UserError` if a data set is not what it was when the run of `record` was made."""
+    if dataset.fingerprint != record["data"]["fingerprint"]:
+        raise UserError(
+            f"{workdir}: {dataset.name} is not what it was when the run was trained on it; give a new --workdir"
+        )
+
+
 def read_decisions(workdir: Path) -> dict[str, Decision]:
     """Return the decisions that the run has fitted, by name; a folder without them is a `UserError`."""
     stored = _read_json(workdir, "decisions.json", "mode", "half")

@@ -165,7 +165,7 @@ def test_a_baseline_is_recorded_like_a_run(config, run, tmp_path, name):
 def test_a_finished_folder_is_returned_untouched(config, tmp_path, monkeypatch):
     record = train_baseline("nearest_description", config, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
-    monkeypatch.setattr(mlresearch.baselines, "load_dataset", None)
+    monkeypatch.setattr(mlresearch.baselines, "score_records", None)
     assert train_baseline("nearest_description", config, tmp_path / "run") == json.loads(json.dumps(record))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
 

@@ -74,11 +74,11 @@ def test_predict_reads_and_writes_json_lines(trained, tmp_path, capsys):
     assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}", "--decision=half"]) == 0
     rows = [json.loads(line) for line in wanted.read_text().split("\n")[:-1]]
     assert [row["text"] for row in rows] == texts
-    on = [[label["name"] for label in row["labels"] if label["on"]] for row in rows]
+    on = [[label["name"] for label in row["predicted"] if label["on"]] for row in rows]
     assert on[0] == ["plant", "tree", "oak"]
     assert on[3] == ["animal", "fish"]
     for row in rows:
-        assert all(label["on"] or label["probability"] >= 0.05 for label in row["labels"])
+        assert all(label["on"] or label["probability"] >= 0.05 for label in row["predicted"])
 
     given.write_text('{"text": "fine"}\n{"txt": "wrong"}\n')
     assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2
@@ -120,7 +120,7 @@ MISTAKES = {
     "train --confg=C": "no flag --confg; did you mean 'config'?",
     "train --workdir=W": "--config is missing",
     "train --config=C": "--workdir is missing",
-    "train --config=none.py --workdir=W": "No such file or directory: 'none.py'",
+    "train --config=none.py --workdir=W": "--config: there is no file none.py",
     "train --config=C --workdir=W --config.hed.name=x": "no setting config.hed; did you mean 'head'?",
     "train --config=C --workdir=W --config.head.nme=x": "no setting config.head.nme; did you mean 'name'?",
     "train --config=C --workdir=W --config.head.name=conditonal": "no head 'conditonal'; did you mean 'conditional'?",

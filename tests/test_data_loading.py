@@ -318,3 +318,25 @@ def test_options_whose_values_run_together_are_kept_apart():
     one = builder._variant_of_options("", none | {"text": "a", "features": "b-features="})
     other = builder._variant_of_options("", none | {"text": "a-features=b", "features": ""})
     assert one != other
+
+
+@pytest.mark.parametrize("damaged", ["mulan-train.array_record*", "dataset_info.json", "features.json"])
+def test_damaged_records_are_made_again(tmp_path, damaged):
+    own = {"arff_train": str(tmp_path / "my.arff")}
+    (tmp_path / "my.arff").write_text(ARFF)
+    first = mlresearch.data.load("mulan", own, tmp_path / "data")
+    (path,) = files(tmp_path / "data", damaged)
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    other = Preparation(splitting=Splitting(seed=1))
+    again = mlresearch.data.load("mulan", own, tmp_path / "data", other)
+    assert sorted(sum((records.keys for records in again.splits.values()), ())) == sorted(
+        sum((records.keys for records in first.splits.values()), ())
+    )
+
+
+def test_a_mistake_in_a_file_leaves_nothing_behind(tmp_path):
+    own = {"arff_train": str(tmp_path / "my.arff")}
+    (tmp_path / "my.arff").write_text(ARFF + "7,1\n")
+    with pytest.raises(UserError, match=r"my\.arff, line 25"):
+        mlresearch.data.load("mulan", own, tmp_path / "data")
+    assert not files(tmp_path / "data", "*files=*")

@@ -214,6 +214,7 @@ label_names = st.sampled_from(["a", "b b", "c,d", "é", '"q"'])
         ),
         min_size=1,
         max_size=6,
+        unique_by=lambda row: row["key"],
     ),
     st.randoms(use_true_random=False),
 )
@@ -221,7 +222,7 @@ def test_random_tables_are_the_same_in_both_formats_and_for_any_order_of_columns
     tmp_path_factory, rows, order
 ):
     folder = tmp_path_factory.mktemp("table")
-    rows = [*rows, {"text": "", "n": None, "kind": "", "key": "", "labels": {"a"}}]
+    rows = [*rows, {"text": "", "n": None, "kind": "", "key": "longer than others", "labels": {"a"}}]
     options = {"features": "n", "categories": "kind", "key": "key"}
 
     def shuffled(row):
@@ -696,9 +697,10 @@ def test_a_parent_that_is_no_label(tmp_path):
 @given(st.integers(0, 2**32 - 1))
 def test_parents_stand_before_children_and_else_in_order_of_appearance(seed):
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 9))
+    size = int(rng.integers(2, 9))
     rank = rng.permutation(size)
-    edges = [(i, j) for i in range(size) for j in range(size) if rank[i] > rank[j] and rng.random() < 0.3]
+    possible = [(i, j) for i in range(size) for j in range(size) if rank[i] > rank[j]]
+    edges = [edge for edge in possible if rng.random() < 0.3] or possible[:1]
     rng.shuffle(edges)
     lines = "".join(f"{i}\t{j}\n" for i, j in edges) + "".join(f"{i}\n" for i in range(size))
     names, found = table.parse_parents(numbered(lines), Path("parents"), None)
@@ -710,6 +712,24 @@ def test_parents_stand_before_children_and_else_in_order_of_appearance(seed):
         free = [n for n in appearance if n not in expected and all(p in expected for c, p in found if c == n)]
         expected.append(free[0])
     assert names == expected
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a\nb\n", "a root\n"])
+def test_a_parents_file_without_an_edge_is_refused(text):
+    with pytest.raises(UserError, match="parents: there is no edge in it"):
+        table.parse_parents(numbered(text), Path("parents"), None)
+
+
+def test_a_key_names_one_row(tmp_path):
+    rows = [{"id": name, "text": "", "labels": ["x"]} for name in ("a", "b", "a")]
+    with pytest.raises(UserError, match=r"train.jsonl, line 3: the key 'a' stands on line 1, too"):
+        load(tmp_path, json_lines(rows), key="id")
+
+
+def test_a_label_that_a_file_does_not_have_is_told_with_the_file(tmp_path):
+    (tmp_path / "parents.tsv").write_text("cat\tanimal\n")
+    with pytest.raises(UserError, match=r"line 1: unknown label 'dog', which .*parents\.tsv does not have"):
+        load(tmp_path, json_lines([{"text": "", "labels": ["dog"]}]), parents=str(tmp_path / "parents.tsv"))
 
 
 def test_a_long_chain_of_parents_takes_no_time():

@@ -267,8 +267,12 @@ def test_every_option_acts(name, option):
     [
         ("bag", {"num_features": 7}, r"reads tokens.*vocab_size.*'mlp'"),
         ("text_transformer", {"category_sizes": (5,)}, r"reads tokens.*vocab_size.*'mlp'"),
-        ("mlp", {"vocab_size": 53}, r"has text too.*ignore.*'bag' or 'text_transformer', or leave the text column out"),
-        ("mlp", {"vocab_size": 53, "num_features": 7}, "has text too"),
+        (
+            "mlp",
+            {"vocab_size": 53},
+            r"would ignore .*text.*'bag' or 'text_transformer', or leave the text column",
+        ),
+        ("mlp", {"vocab_size": 53, "num_features": 7}, "would ignore this data set's text"),
         ("mlp", {"num_features": 0}, r"neither.*num_features"),
         *((name, {}, rf"{name}.*(vocab_size|num_features)") for name in NAMES),
     ],

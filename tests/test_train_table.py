@@ -119,7 +119,7 @@ def test_dropped_labels_follow_the_run_into_its_table(config, table, tmp_path):
     write(tmp_path / "rows.jsonl", rows)
     config.data.table.train = str(tmp_path / "rows.jsonl")
     config.train.num_epochs = 1.0
-    with pytest.raises(UserError, match=r"rows.jsonl, line 4: .*'unicorn'"):
+    with pytest.raises(UserError, match=r"rows.jsonl, line 4: .*'unicorn', which .*parents.tsv does not have"):
         train(config, tmp_path / "run")
     config.data.unknown_labels = "drop"
     record = train(config, tmp_path / "run")
@@ -129,6 +129,19 @@ def test_dropped_labels_follow_the_run_into_its_table(config, table, tmp_path):
     table = markdown([other, row(record)]).splitlines()
     assert table[0].count("dropped labels") == 1
     assert len({line.count("|") for line in table}) == 1
+
+
+def test_a_finished_run_notices_other_data(config, table, tmp_path):
+    rows = (table / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(rows)
+    config.data.table.train = str(tmp_path / "rows.jsonl")
+    config.train.num_epochs = 1.0
+    record = train(config, tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(rows.replace("small", "little"))
+    with pytest.raises(UserError, match="table is not what it was when the run was trained on it"):
+        train(config, tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert train(config, tmp_path / "run") == record
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -146,10 +147,10 @@ class Source(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
     def prepared(cls, subset: str, options: Mapping[str, Any], data_dir: Path) -> str | None:
         """Return the newest variant with these options that is prepared already; None if there is none.
 
-        Nor is there one for files of one's own, or for a folder that was named: a path that does not lead to files is a
+        Nor is there one for files of one's own, or where a folder is named: a path that does not lead to files is a
         mistake, and a relative one may mean other files than it did.
         """
-        if any(options.get(name) for name in PATHS):
+        if os.environ.get("MLRESEARCH_MANUAL_DIR") or any(options.get(name) for name in PATHS):
             return None
         name = cls._variant_of_options(subset, options)
         made = data_dir.glob(f"{cls.name}/{name}-files=*/{cls.VERSION}")
@@ -287,8 +288,21 @@ def load(name: str, given: Mapping[str, Any], data_dir: str | Path, preparation:
     dataset = storage.read(stored, name)
     if dataset is None:
         arguments = settings | ({"subset": subset} if tuple(builder_class.SUBSETS) != ("",) else {})
-        builder = _prepare(lambda: builder_class(data_dir=root, **arguments), folder)
-        dataset = storage.write(stored, settle(name, *_decode(builder), preparation))
+
+        def make_builder() -> Source:
+            return builder_class(data_dir=root, **arguments)
+
+        found = folder.exists()
+        try:
+            decoded = _decode(_prepare(make_builder, folder))
+        except UserError:
+            raise
+        except Exception:  # TFDS, protobuf and array_record have their own for damaged files
+            if not found:
+                raise
+            shutil.rmtree(folder)
+            decoded = _decode(_prepare(make_builder, folder))
+        dataset = storage.write(stored, settle(name, *decoded, preparation))
     return dataset
 
 
@@ -335,6 +349,10 @@ def _prepare(make_builder: Callable[[], Source], folder: Path) -> Source:
         if not folder.exists():
             raise
         builder = make_builder()
+    except UserError:
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # which nothing was written to
+        raise
     return builder
 
 

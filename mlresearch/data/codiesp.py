@@ -214,6 +214,8 @@ def read_evidence(path: Path) -> list[Evidence]:
                 raise UserError(f"{where}: {places!r:.60} are no places in a text, such as '307 316;348 361'")
             pieces = tuple((int(span[1]), int(span[2])) for span in spans if span)
             rows.append(Evidence(where, document, code.upper(), text, pieces))
+    if not rows:
+        raise UserError(f"{path} has no rows on diagnoses")
     return rows
 
 

@@ -117,6 +117,8 @@ def read_emotions(path: Path) -> LabelSpace:
         if not name.isprintable() or name != name.strip():
             raise UserError(f"{where}: {name!r:.60} is not a label name")
         names.append(name)
+    if not names:
+        raise UserError(f"{path} is empty; it must have the name of an emotion a line")
     try:
         return LabelSpace(tuple(names), tuple(names))
     except UserError as error:
@@ -145,7 +147,7 @@ def read_mapping(path: Path, emotions: LabelSpace) -> dict[str, tuple[int, ...]]
             raise UserError(f"{where}: expected a list of emotions")
         unknown = next((name for name in names if name not in emotions.index), None)
         if unknown is not None:
-            raise UserError(f"{where}: there is no emotion {unknown!r:.60}{suggest(unknown[:60], emotions.names)}")
+            raise UserError(f"{where}: {NAMES} has no emotion {unknown!r:.60}{suggest(unknown[:60], emotions.names)}")
         mapping[parent] = tuple(LabelReader(emotions, "ragged").read(names, where)[0])
     return mapping
 

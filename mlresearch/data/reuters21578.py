@@ -88,7 +88,7 @@ class Builder(Source):
         if len(documents) != NUM_DOCUMENTS:
             raise UserError(
                 f"{files[0].parent}: the {len(files)} files hold {len(documents)} documents, not {NUM_DOCUMENTS}; "
-                "is one of them cut off?"
+                "is one of them cut off, or does a document stand twice?"
             )
         self.documents, self.topics, self.notes = apply_modapte(documents)
         titles = parse_topic_list(read_text(topic_list, "latin-1"))

@@ -148,6 +148,7 @@ class Builder(Source):
         self.key, self.group, self.group_pattern = key, group, compile_pattern(group_pattern)
         paths = find_files(options)
         self.paths = {split: paths[split] for split in SPLITS if split in paths}
+        self.stated_in = str(paths.get("label_names") or paths.get("parents") or "")
         self.format = file_format(self.paths.values(), format)
         self.named = {option: split_names(option, options[option]) for option in INPUTS}
         self.named |= {"labels": split_names("labels", labels)}
@@ -194,14 +195,22 @@ class Builder(Source):
         notes: dict[str, Any] = {"files": {split: path.name for split, path in self.paths.items()}}
         # TFDS writes the metadata once all splits are read, so that what is counted by then is in them.
         self.info.metadata["notes"] = notes
-        reader = LabelReader(self.label_space, self.form, self.unknown_labels)
+        reader = LabelReader(self.label_space, self.form, self.unknown_labels, self.stated_in)
         return {split: self._generate_examples(path, reader, notes) for split, path in self.paths.items()}
 
     def _generate_examples(
         self, path: Path, reader: LabelReader, notes: dict[str, Any]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        lines: dict[str, int] = {}  # by key
         for number, (line, row) in enumerate(self.rows(path)):
-            yield number, self.record(row, f"{path.name}:{line}", f"{path}, line {line}", reader)
+            where = f"{path}, line {line}"
+            record = self.record(row, f"{path.name}:{line}", where, reader)
+            if lines.setdefault(record["key"], line) != line:
+                first = lines[record["key"]]
+                raise UserError(
+                    f"{where}: the key {quote(record['key'])} stands on line {first}, too; it names one row"
+                )
+            yield number, record
         if self.unknown_labels == "drop":
             notes["dropped_labels"] = reader.dropped_note
 
@@ -231,7 +240,10 @@ class Builder(Source):
             return split_labels(value, self.separator, where)
         if isinstance(value, list) and not self.ordered:
             if self.form != "ragged" and value:
-                raise UserError(f"{where}: label values without names; give label_names, a file that orders the labels")
+                hint = "; is the form 'ragged'?" if any(isinstance(entry, str) for entry in value) else ""
+                raise UserError(
+                    f"{where}: label values without names; give label_names, a file that orders the labels{hint}"
+                )
             if any(isinstance(entry, int) and not isinstance(entry, bool) for entry in value):
                 raise UserError(f"{where}: labels are ids; give label_names, a file that says what they stand for")
         return value
@@ -376,7 +388,8 @@ def expand(option: str, names: Sequence[str], columns: Iterable[str], where: str
         matches = [column for column in columns if column == name or (prefix is not None and column.startswith(prefix))]
         if not matches:
             known = [column for column in columns if len(column) <= MAX_NAME][:MAX_KNOWN]
-            raise UserError(f"{where}: there is no column {name!r} ({option}){suggest(name, known)}")
+            hint = "; cells stand between commas, or in a .tsv between tabs" if len(columns) == 1 else ""
+            raise UserError(f"{where}: there is no column {name!r} ({option}){suggest(name, known)}{hint}")
         for column in matches:
             if column in found:
                 raise UserError(f"table: {option} names the column {quote(column)} twice")
@@ -606,6 +619,8 @@ def parse_parents(
             if edge in edges:
                 raise UserError(f"{where}: {_arrow(edge)} stands on line {edges[edge]}, too")
             edges[edge] = number
+    if not edges:
+        raise UserError(f"{path}: there is no edge in it: on no line stand a child, a tab and a parent")
     return _parents_first(list(names), edges, path), list(edges)
 
 

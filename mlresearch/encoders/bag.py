@@ -48,7 +48,7 @@ class Encoder(nnx.Module):
     ):
         if spec.vocab_size is None:
             raise UserError(
-                "encoder 'bag' reads tokens, but this data set has no vocabulary (vocab_size is not set); "
+                "encoder 'bag' reads text, but this data set has none (vocab_size is not set); "
                 "choose an encoder of features and categories, such as 'mlp'"
             )
         self.embedding = TokenEmbedding(spec.vocab_size, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

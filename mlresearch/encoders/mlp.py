@@ -49,9 +49,8 @@ class Encoder(nnx.Module):
     ):
         if spec.vocab_size is not None:
             raise UserError(
-                "encoder 'mlp' reads numeric features and categories, but this data set has text too (vocab_size is "
-                "set), which it would ignore; choose an encoder that reads all three, 'bag' or 'text_transformer', or "
-                "leave the text column out"
+                "encoder 'mlp' reads numeric features and categories alone and would ignore this data set's text; "
+                "choose an encoder that reads text, 'bag' or 'text_transformer', or leave the text column out"
             )
         if not spec.has_columns:
             raise UserError(
