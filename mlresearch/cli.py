@@ -297,7 +297,8 @@ def _list_data() -> int:
         doc = sys.modules[source_class(source).__module__].__doc__ or ""
         print(f"{source}: {doc.partition(chr(10))[0]}")
         for name in data.subsets(source):
-            print(f"  {name}")
+            own = name == source and len(data.subsets(source)) > 1
+            print(f"  {name}{'  (files of your own: --config.data.arff_train=FILE)' if own else ''}")
     return 0
 
 

@@ -419,3 +419,9 @@ def test_given_files():
     assert arff.given_files("hmc", "a", "", "~/b") == {"train": Path("a"), "test": Path("~/b").expanduser()}
     with pytest.raises(UserError, match=r"hmc: no training file; give --config\.data\.arff_train=FILE"):
         arff.given_files("hmc", "", "", "b")
+
+
+def test_two_splits_are_not_read_from_one_file():
+    assert list(arff.given_files("hmc", "a", "", "b")) == ["train", "test"]
+    with pytest.raises(UserError, match="two splits are to be read from one file"):
+        arff.given_files("hmc", "a", "", "./a")

@@ -445,7 +445,10 @@ def given_files(source: str, train: str, validation: str, test: str) -> dict[str
             f"{source}: no training file; give --config.data.arff_train=FILE, and arff_test if there is one"
         )
     given = dict(zip(SPLITS, (train, validation, test), strict=True))
-    return {split: Path(path).expanduser() for split, path in given.items() if path}
+    paths = {split: Path(path).expanduser() for split, path in given.items() if path}
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise UserError(f"{source}: two splits are to be read from one file; leave one out, and it is drawn")
+    return paths
 
 
 def read_splits(paths: Mapping[str, Path]) -> dict[str, Arff]:

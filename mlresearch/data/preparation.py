@@ -46,6 +46,10 @@ def settle(name: str, dataset: Dataset, groups: Mapping[str, Sequence[str]], pre
             raise UserError(f"data set {name!r}: the split {split!r} has no rows")
     notes = dict(dataset.notes)
     splits = {split: _close(name, split, records, dataset, preparation) for split, records in dataset.splits.items()}
+    if dataset.hierarchy is not None:
+        notes["ancestors_added"] = {
+            split: len(splits[split].labels.ids) - len(records.labels.ids) for split, records in dataset.splits.items()
+        }
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         notes["splits"] = {"given": list(splits), "drawn": preparation.splitting.describe(bool(groups))}
