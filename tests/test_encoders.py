@@ -265,8 +265,8 @@ def test_every_option_acts(name, option):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("bag", {"num_features": 7}, r"reads tokens.*vocab_size.*'mlp'"),
-        ("text_transformer", {"category_sizes": (5,)}, r"reads tokens.*vocab_size.*'mlp'"),
+        ("bag", {"num_features": 7}, r"reads text.*vocab_size.*'mlp'"),
+        ("text_transformer", {"category_sizes": (5,)}, r"reads text.*vocab_size.*'mlp'"),
         (
             "mlp",
             {"vocab_size": 53},

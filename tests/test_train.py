@@ -358,7 +358,7 @@ def test_parts_that_lack_what_they_need_are_refused_by_name(points, tmp_path):
     points.encoder.mlp.dim = part_options("encoder", "mlp")["dim"]
     points.encoder.mlp.dropout = part_options("encoder", "mlp")["dropout"]
     points.encoder.name = "bag"
-    with pytest.raises(UserError, match="encoder 'bag' reads tokens"):
+    with pytest.raises(UserError, match="encoder 'bag' reads text"):
         train(points, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
