@@ -7,6 +7,8 @@ whose descriptions begin with the same 80 characters, as those of one source do.
 
 7,727 packages have only tags of the facet "role". Most likely nobody has looked at their other facets: what counts as a
 wrong label there may be a right one that is missing.
+
+One seed, untuned, test split: micro-F1 .696, subset accuracy .443, in 77 s on two CPU cores with the preparation.
 """
 
 from ml_collections import ConfigDict
