@@ -409,28 +409,14 @@ def _stop_on_signal() -> Callable[[], bool]:
 
 
 def _read_inputs(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file; a bad line is a `UserError` with its number."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start}") from None
-    # Not splitlines: U+2028 and the like may stand in a JSON string.
-    lines = text.removesuffix("\n").split("\n") if text else []
+    """Return the objects of a JSON Lines file, one a line: a blank line is a `UserError`, too."""
+    from mlresearch.data.reading import read_jsonl
+
     inputs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):  # ValueError: also a number of thousands of digits
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f'{path}, line {number}: expected an object such as {{"text": "..."}}, found {line[:60]!r}')
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{path}, line {number}: a string holds half a character (a lone surrogate)") from None
-        inputs.append(found)
+    for line, row in read_jsonl(path):
+        if line > len(inputs) + 1:
+            raise UserError(f"{path}, line {len(inputs) + 1} is blank")
+        inputs.append(row)
     return inputs
 
 

@@ -84,9 +84,10 @@ def test_predict_reads_and_writes_json_lines(trained, tmp_path, capsys):
     assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2
     assert "in.jsonl: input 2: the text is missing" in capsys.readouterr().err
     for line, message in (
-        ('{"text": "x", "id": ' + "1" * 5000 + "}", "line 1: expected an object"),
-        (r'{"text": "x", "id": "\ud800"}', "line 1: a string holds half a character"),
-        ("[" * 100_000, "line 1: expected an object"),
+        ('{"text": "x", "id": ' + "1" * 5000 + "}", "line 1: the number '111"),
+        (r'{"text": "x", "id": "\ud800"}', "line 1: half of a surrogate pair"),
+        ('{"text": "x"}\n\n{"text": "y"}', "line 2 is blank"),
+        ("[" * 100_000, "line 1: lists or objects are nested too deeply"),
     ):
         given.write_text(line + "\n")
         assert main(["predict", f"--workdir={run}", f"--input={given}", f"--output={wanted}"]) == 2

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import mutate
 
 import mlresearch.data
 from mlresearch.data import SPLITS, arff, hmc
@@ -189,23 +190,7 @@ def test_one_hierarchical_attribute():
 # Any change of a byte.
 
 
-def mutate(data, rng):
-    """Change, insert, delete, repeat or cut: one to three of these."""
-    data = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(len(data) + 1))
-        match rng.integers(5):
-            case 0:
-                data[at : at + 1] = bytes([rng.integers(256)])
-            case 1:
-                data[at:at] = rng.choice(list(b"{},'\"\\/@%? \t\r\n\x00\xff0e-"), 1).astype(np.uint8).tobytes()
-            case 2:
-                del data[at : at + int(rng.integers(1, 8))]
-            case 3:
-                data[at:at] = data[at : at + int(rng.integers(1, 30))]
-            case 4:
-                del data[at : at + (1 if rng.random() < 0.9 else len(data))]
-    return bytes(data)
+MARKS = b"{},'\"\\/@%? \t\r\n\x00\xff0e-"  # that a mutation puts in
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -217,7 +202,7 @@ def test_mutated_files_are_read_well_or_refused(seed):
     ]
     for number in range(2500):
         try:
-            classes, labels, features = read(mutate(files[number % 2].encode(), rng))
+            classes, labels, features = read(mutate(files[number % 2].encode(), rng, MARKS))
         except UserError as error:
             message = str(error)
             continue

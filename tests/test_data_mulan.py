@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import mutate
 
 import mlresearch.data
 from mlresearch.data import SPLITS, arff, mulan
@@ -166,23 +167,7 @@ def test_the_first_attribute_may_be_an_id(declared, is_id):
 # Any change of a byte.
 
 
-def mutate(data, rng):
-    """Change, insert, delete, repeat or cut: one to three of these."""
-    data = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(len(data) + 1))
-        match rng.integers(5):
-            case 0:
-                data[at : at + 1] = bytes([rng.integers(256)])
-            case 1:
-                data[at:at] = rng.choice(list(b"{},'\"\\/<>&%? \t\r\n\x00\xff01"), 1).astype(np.uint8).tobytes()
-            case 2:
-                del data[at : at + int(rng.integers(1, 8))]
-            case 3:
-                data[at:at] = data[at : at + int(rng.integers(1, 30))]
-            case 4:
-                del data[at : at + (1 if rng.random() < 0.9 else len(data))]
-    return bytes(data)
+MARKS = b"{},'\"\\/<>&%? \t\r\n\x00\xff01"  # that a mutation puts in
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -194,7 +179,7 @@ def test_mutated_files_are_read_well_or_refused(seed):
     label_list = listed(LABELS)
     for number in range(2500):
         try:
-            table = parse(mutate(text.encode(), rng))
+            table = parse(mutate(text.encode(), rng, MARKS))
             labels = mulan.match_labels(table, label_list, XML) if number % 2 else mulan.count_labels(table)
             mulan.check_labels(table, labels)
         except UserError as error:
@@ -217,7 +202,7 @@ def test_mutated_label_lists_are_read_well_or_refused():
     text = "<labels>\n<label name='a'><label name='b'/></label>\n<label name='c'></label></labels>"
     for _ in range(5000):
         try:
-            labels = listed(mutate(text.encode(), rng))
+            labels = listed(mutate(text.encode(), rng, MARKS))
         except UserError as error:
             message = str(error)
             continue

@@ -11,7 +11,9 @@ import pytest
 
 import mlresearch.data
 from mlresearch.data import synthetic
-from mlresearch.data.synthetic import Truth, dependence_recovered, stream
+from mlresearch.data import truth as truth_module
+from mlresearch.data.synthetic import stream
+from mlresearch.data.truth import Truth, dependence_recovered
 from mlresearch.errors import UserError
 from mlresearch.heads import conditional
 from mlresearch.hierarchy import LabelHierarchy
@@ -134,10 +136,10 @@ def test_mode_of_twelve_labels_is_that_of_brute_force(shape, seed):
 def test_mode_widens_its_search_until_it_is_certain(monkeypatch):
     truth, features = make_truth("flat", num_labels=12, num_components=4, cardinality=4.0), draw_features(50)
     exact = truth.mode(features)
-    monkeypatch.setattr(synthetic, "BEAM_WIDTHS", (1, 2, 4096))
-    monkeypatch.setattr(synthetic, "BEAM_ENTRIES", 4096 * 3)
+    monkeypatch.setattr(truth_module, "BEAM_WIDTHS", (1, 2, 4096))
+    monkeypatch.setattr(truth_module, "BEAM_ENTRIES", 4096 * 3)
     np.testing.assert_array_equal(truth.mode(features), exact)
-    monkeypatch.setattr(synthetic, "BEAM_WIDTHS", (1,))
+    monkeypatch.setattr(truth_module, "BEAM_WIDTHS", (1,))
     with pytest.raises(UserError, match="num_labels, num_components or cardinality smaller"):
         truth.mode(features)
 
@@ -147,7 +149,7 @@ def test_many_examples_at_once_are_as_one_by_one(shape, monkeypatch):
     truth, features = make_truth(shape), draw_features(7)
     labels = truth.sample(features, stream(0, "test labels"))
     whole = truth.log_prob(features, labels), truth.log_marginals(features), truth.mode(features)
-    monkeypatch.setattr(synthetic, "BLOCK_ENTRIES", 3 * truth.offsets.size)
+    monkeypatch.setattr(truth_module, "BLOCK_ENTRIES", 3 * truth.offsets.size)
     for one, other in zip(
         whole, (truth.log_prob(features, labels), truth.log_marginals(features), truth.mode(features)), strict=True
     ):
@@ -474,7 +476,7 @@ def test_every_option_acts(request, tmp_path, subset, option, value):
 
 
 def test_notes_say_where_the_mode_is_too_hard_to_find(monkeypatch, tmp_path):
-    monkeypatch.setattr(synthetic, "BEAM_WIDTHS", (1,))
+    monkeypatch.setattr(truth_module, "BEAM_WIDTHS", (1,))
     dataset = mlresearch.data.load("synthetic/features", SMALL | {"shape": "flat"}, tmp_path)
     assert dataset.notes["subset_accuracy_of_mode"] == dict.fromkeys(("train", "validation", "test"))
 

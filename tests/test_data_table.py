@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlresearch.data
-from mlresearch.data import table
+from mlresearch.data import label_files, table
 from mlresearch.data.preparation import Preparation
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelReader
@@ -661,7 +661,7 @@ def numbered(text):
 )
 def test_wrong_files_of_names(text, message):
     with pytest.raises(UserError, match=message):
-        table.parse_label_names(numbered(text), Path("names"))
+        label_files.parse_label_names(numbered(text), Path("names"))
 
 
 def test_an_empty_file_of_names(tmp_path):
@@ -685,7 +685,7 @@ def test_an_empty_file_of_names(tmp_path):
 )
 def test_wrong_files_of_parents(text, message):
     with pytest.raises(UserError, match=message):
-        table.parse_parents(numbered(text), Path("parents"), None)
+        label_files.parse_parents(numbered(text), Path("parents"), None)
 
 
 def test_a_parent_that_is_no_label(tmp_path):
@@ -703,7 +703,7 @@ def test_parents_stand_before_children_and_else_in_order_of_appearance(seed):
     edges = [edge for edge in possible if rng.random() < 0.3] or possible[:1]
     rng.shuffle(edges)
     lines = "".join(f"{i}\t{j}\n" for i, j in edges) + "".join(f"{i}\n" for i in range(size))
-    names, found = table.parse_parents(numbered(lines), Path("parents"), None)
+    names, found = label_files.parse_parents(numbered(lines), Path("parents"), None)
     assert found == [(str(i), str(j)) for i, j in edges]
     appearance = list(dict.fromkeys(lines.split()))
     # By definition: of the names whose parents are all there, the one that appears first, again and again.
@@ -717,7 +717,7 @@ def test_parents_stand_before_children_and_else_in_order_of_appearance(seed):
 @pytest.mark.parametrize("text", ["", "\n", "a\nb\n", "a root\n"])
 def test_a_parents_file_without_an_edge_is_refused(text):
     with pytest.raises(UserError, match="parents: there is no edge in it"):
-        table.parse_parents(numbered(text), Path("parents"), None)
+        label_files.parse_parents(numbered(text), Path("parents"), None)
 
 
 def test_a_key_names_one_row(tmp_path):
@@ -734,10 +734,10 @@ def test_a_label_that_a_file_does_not_have_is_told_with_the_file(tmp_path):
 
 def test_a_long_chain_of_parents_takes_no_time():
     text = "".join(f"{n}\t{n + 1}\n" for n in range(20_000))
-    names, _ = table.parse_parents(numbered(text), Path("parents"), None)
+    names, _ = label_files.parse_parents(numbered(text), Path("parents"), None)
     assert names == [str(n) for n in range(20_000, -1, -1)]
     with pytest.raises(UserError, match="20001 labels form a cycle") as caught:
-        table.parse_parents(numbered(text + "20000\t0\n"), Path("parents"), None)
+        label_files.parse_parents(numbered(text + "20000\t0\n"), Path("parents"), None)
     assert len(str(caught.value)) < 5000
 
 
@@ -838,7 +838,7 @@ def test_mutated_parents():
         except UnicodeDecodeError:  # told by read_lines, see above
             continue
         try:
-            names, edges = table.parse_parents(enumerate(lines, 1), Path("parents"), None)
+            names, edges = label_files.parse_parents(enumerate(lines, 1), Path("parents"), None)
         except UserError:
             continue
         right += 1

@@ -35,7 +35,7 @@ import tensorflow_datasets.public_api as tfds
 
 from mlresearch.data import Source, manual_folder
 from mlresearch.data.icd10cm import Node, path_to_root, read_tabular_list
-from mlresearch.data.reading import read_rows, read_text
+from mlresearch.data.reading import read_fields, read_text
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelReader, LabelSpace
 from mlresearch.progress import track
@@ -196,7 +196,7 @@ def read_texts(folder: Path) -> dict[str, str]:
 
 def read_diagnoses(path: Path) -> list[Diagnosis]:
     """Return the rows of a table of documents and codes; a file without rows is a `UserError`."""
-    rows = [Diagnosis(where, document, code.upper()) for where, (document, code) in read_rows(path, 2)]
+    rows = [Diagnosis(where, document, code.upper()) for where, (document, code) in read_fields(path, 2)]
     if not rows:
         raise UserError(f"{path} has no rows")
     return rows
@@ -205,7 +205,7 @@ def read_diagnoses(path: Path) -> list[Diagnosis]:
 def read_evidence(path: Path) -> list[Evidence]:
     """Return the rows on diagnoses of a table of documents, kinds, codes, texts and places such as ``3 16;48 61``."""
     rows = []
-    for where, (document, kind, code, text, places) in read_rows(path, 5):
+    for where, (document, kind, code, text, places) in read_fields(path, 5):
         if kind not in (DIAGNOSIS, PROCEDURE):
             raise UserError(f"{where}: {kind!r:.60} is neither {DIAGNOSIS} nor {PROCEDURE}")
         if kind == DIAGNOSIS:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets.public_api as tfds
 
 from mlresearch.data import Source, manual_folder
-from mlresearch.data.reading import read_rows, read_text
+from mlresearch.data.reading import read_fields, read_text
 from mlresearch.errors import UserError, suggest
 from mlresearch.label_space import LabelReader, LabelSpace
 from mlresearch.progress import track
@@ -113,7 +113,7 @@ class Builder(Source):
 def read_emotions(path: Path) -> LabelSpace:
     """Return the labels, one name a line."""
     names = []
-    for where, [name] in read_rows(path, 1):
+    for where, [name] in read_fields(path, 1):
         if not name.isprintable() or name != name.strip():
             raise UserError(f"{where}: {name!r:.60} is not a label name")
         names.append(name)
@@ -156,7 +156,7 @@ def read_comments(path: Path, emotions: LabelSpace) -> list[Comment]:
     """Return the rows of a table of texts, label ids and comment ids; a file without rows is a `UserError`."""
     reader = LabelReader(emotions, "ragged")
     comments = []
-    for where, (text, ids, key) in read_rows(path, 3):
+    for where, (text, ids, key) in read_fields(path, 3):
         if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{1,3})*+", ids):
             raise UserError(f"{where}: {ids!r:.60} is not a list of label ids, such as '3,27'")
         labels, _ = reader.read([int(label) for label in ids.split(",")], where)

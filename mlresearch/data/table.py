@@ -39,26 +39,23 @@ label. Or, with `hierarchy_separator` "::", the label "a::b" stands under "a", w
 labels are flat.
 """
 
-import codecs
-import collections
 import csv
-import json
 import math
 import os
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import tensorflow_datasets.public_api as tfds
 
 from mlresearch.data import SPLITS, Source
-from mlresearch.data.reading import LARGEST_FLOAT32
+from mlresearch.data.label_files import parents_by_separator, read_label_names, read_parents
+from mlresearch.data.reading import LARGEST_FLOAT32, MAX_DIGITS, read_csv, read_jsonl
 from mlresearch.errors import UserError, quote, suggest
-from mlresearch.hierarchy import CycleError, parents_first
-from mlresearch.label_space import LabelForm, LabelReader, LabelSpace, check_label_name
+from mlresearch.label_space import LabelForm, LabelReader, LabelSpace
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 INPUTS = ("text", "features", "categories")
@@ -67,15 +64,7 @@ FILES = (*SPLITS, "label_names", "parents")
 
 MAX_NAME = 60  # characters of a column's name that a message suggests
 MAX_KNOWN = 50  # names in one message
-MAX_CELL = 2**31 - 1  # characters; the csv module's own limit, 131,072, is no long text
-MAX_DIGITS = 400  # of a number; the largest float64 has 309
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-CSV_ERRORS = {
-    "unexpected end of data": "a quote that opens in this row is never closed",
-    "new-line character seen in unquoted field": "a carriage return within a row; lines end in LF or CRLF",
-}
-
 DESCRIPTION = "A table of one's own."
 
 
@@ -402,112 +391,6 @@ def read_rows(path: Path, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
     return read_jsonl(path) if format == "jsonl" else read_csv(path, format)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file, numbered from 1, with their ends but without a byte order mark."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode()
-                except UnicodeDecodeError as error:
-                    where = f"{path}, line {number}, byte {error.start + 1}"
-                    raise UserError(f"{where}: this is not UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a JSON Lines file, see `read_rows`."""
-    for number, line in read_lines(path):
-        if line.strip(" \t\r\n"):
-            yield number, parse_json(line, f"{path}, line {number}")
-
-
-def parse_json(line: str, where: str) -> dict[str, Any]:
-    """Return the JSON object of a line; anything else, or what leaves its meaning open, is a `UserError`."""
-    try:
-        row = _DECODER.decode(line)
-        if SURROGATE.search(line):
-            json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: no JSON at character {error.pos + 1} ({error.msg})") from None
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: half of a surrogate pair, \\ud800 to \\udfff, is no character") from None
-    except RecursionError:
-        raise UserError(f"{where}: lists or objects are nested too deeply") from None
-    except ValueError as error:  # of the functions that _DECODER calls
-        raise UserError(f"{where}: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row is a JSON object, {{...}}, not {quote(line.strip())}")
-    return row
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        [(repeated, _)] = collections.Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {quote(repeated)} stands twice in one object")
-    return row
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"the number {quote(digits)} is too large")
-    return number
-
-
-def _int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"the number {quote(digits)} is too large")
-    return int(digits)
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON; write null for what is missing")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_float=_float, parse_int=_int, parse_constant=_constant)
-
-
-def read_csv(path: Path, format: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a CSV or TSV file below its header, see `read_rows`; all cells are strings."""
-    csv.field_size_limit(MAX_CELL)
-    if format == "csv":
-        reader = csv.reader(_lines_without_nul(path), strict=True)
-    else:
-        reader = csv.reader(_lines_without_nul(path), strict=True, delimiter="\t", quoting=csv.QUOTE_NONE)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {line}: {CSV_ERRORS.get(str(error).partition(' - ')[0], error)}") from None
-        if cells is None:
-            break
-        if not cells:
-            continue
-        if header is None:
-            header = cells
-            for place, name in enumerate(header):
-                if name in header[:place]:
-                    raise UserError(f"{path}, line {line}: two columns are named {quote(name)}")
-        elif len(cells) != len(header):
-            raise UserError(f"{path}, line {line}: a row of {len(cells)} cells, where the header has {len(header)}")
-        else:
-            yield line, dict(zip(header, cells, strict=True))
-    if header is None:
-        raise UserError(f"{path} is empty; its first line must be a header")
-
-
-def _lines_without_nul(path: Path) -> Iterator[str]:
-    for number, line in read_lines(path):
-        if "\0" in line:
-            raise UserError(f"{path}, line {number}: a NUL character; is this a text in UTF-8?")
-        yield line
-
-
 def parse_number(cell: str, column: str, where: str) -> float | None:
     """Return the number of a cell, None where it is empty or NaN."""
     cell = cell.strip()
@@ -561,100 +444,6 @@ def _kind(value: Any) -> str:
     kinds = {bool: "true or false", str: "a string", int: "a number", float: "a number", list: "a list"}
     kinds |= {dict: "an object"}
     return kinds.get(type(value), "null")
-
-
-def read_label_names(path: Path) -> LabelSpace:
-    """Read a label space: a line a label, its name, and behind a tab its description if there is one."""
-    return parse_label_names(read_lines(path), path)
-
-
-def parse_label_names(lines: Iterable[tuple[int, str]], path: Path) -> LabelSpace:
-    """Return the label space of numbered lines, see `read_label_names`."""
-    found: dict[str, int] = {}
-    descriptions = []
-    for number, line in lines:
-        if not line.strip():
-            continue
-        name, *description = line.rstrip("\r\n").split("\t")
-        where = f"{path}, line {number}"
-        check_label_name(name, where)
-        if len(description) > 1:
-            raise UserError(f"{where}: more than one tab; a line is a name, or a name, a tab and a description")
-        if name in found:
-            raise UserError(f"{where}: the label {quote(name)} stands on line {found[name]}, too")
-        found[name] = number
-        descriptions.append("".join(description).strip() or name)
-    return LabelSpace(tuple(found), tuple(descriptions))
-
-
-def read_parents(path: Path, known: Collection[str] | None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Read ``child<tab>parent`` lines: all names, parents first, and the edges in the order of the file.
-
-    Names keep the order of their appearance wherever parents allow it. A name that is not among `known` (if given), an
-    edge that stands twice and a cycle are `UserError`s.
-    """
-    return parse_parents(read_lines(path), path, known)
-
-
-def parse_parents(
-    lines: Iterable[tuple[int, str]], path: Path, known: Collection[str] | None
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the names and edges of numbered lines, see `read_parents`."""
-    names: dict[str, None] = {}
-    edges: dict[tuple[str, str], int] = {}  # and the line
-    for number, line in lines:
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        cells = line.rstrip("\r\n").split("\t")
-        if len(cells) > 2:
-            raise UserError(f"{where}: {len(cells)} names; a line is a child, a tab and a parent, or one name alone")
-        for name in cells:
-            check_label_name(name, where)
-            if known is not None and name not in known:
-                raise UserError(f"{where}: the label {quote(name)} is not in the file label_names")
-            names[name] = None
-        if len(cells) == 2:
-            edge = (cells[0], cells[1])
-            if edge in edges:
-                raise UserError(f"{where}: {_arrow(edge)} stands on line {edges[edge]}, too")
-            edges[edge] = number
-    if not edges:
-        raise UserError(f"{path}: there is no edge in it: on no line stand a child, a tab and a parent")
-    return _parents_first(list(names), edges, path), list(edges)
-
-
-def _parents_first(names: Sequence[str], edges: Mapping[tuple[str, str], int], path: Path) -> list[str]:
-    """Return the names such that parents stand before children, and else in their order; a cycle is a `UserError`."""
-    rank = {name: place for place, name in enumerate(names)}
-    try:
-        order = parents_first(len(names), [(rank[child], rank[parent]) for child, parent in edges])
-    except CycleError as error:
-        cycle = [names[node] for node in error.cycle]
-        steps = list(zip(cycle, [*cycle[1:], cycle[0]], strict=True))[:MAX_KNOWN]
-        shown = "; ".join(f"line {edges[edge]}: {_arrow(edge)}" for edge in steps)
-        raise UserError(f"{path}: {len(cycle)} labels form a cycle; remove one of its edges: {shown}") from None
-    return [names[node] for node in order]
-
-
-def _arrow(edge: tuple[str, str]) -> str:
-    return f"{quote(edge[0])} -> {quote(edge[1])}"
-
-
-def parents_by_separator(names: Iterable[str], separator: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return sorted names with those they stand under, "a" and "a::b" for "a::b::c", and the edges between them."""
-    edges: dict[tuple[str, str], None] = {}
-    known = set()
-    for name in names:
-        parts = name.split(separator)
-        above = [separator.join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-        for place in above:
-            check_label_name(place, f"table: label {name!r}, split at hierarchy_separator {separator!r}")
-        known.update(above)
-        edges |= dict.fromkeys(zip(above[1:], above[:-1], strict=True))
-    if not edges:
-        raise UserError(f"table: hierarchy_separator {separator!r} is in no label name")
-    return sorted(known), sorted(edges)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str] | None:
