@@ -412,7 +412,7 @@ def _read_inputs(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file, one a line: a blank line is a `UserError`, too."""
     from mlresearch.data.reading import read_jsonl
 
-    inputs = []
+    inputs: list[dict[str, Any]] = []
     for line, row in read_jsonl(path):
         if line > len(inputs) + 1:
             raise UserError(f"{path}, line {len(inputs) + 1} is blank")
