@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.errors import UserError
 
 
@@ -146,8 +146,7 @@ class AttentionBlock(nnx.Module):
         self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
         self.num_heads = num_heads
         self.rotary = rotary
-        self.dropout = dropout
-        self.site = site
+        self.dropout = Dropout(dropout, site)
 
     def __call__(
         self,
@@ -174,7 +173,7 @@ class AttentionBlock(nnx.Module):
         queries = jnp.broadcast_to(queries, (keys.shape[0], *queries.shape[1:]))
         read = attend(queries, keys, values, mask)
         read = self.out(read.reshape(*read.shape[:-2], -1))
-        return x + dropout(read, self.dropout, dropout_keys, self.site)
+        return x + self.dropout(read, dropout_keys)
 
 
 class MLPBlock(nnx.Module):
@@ -197,12 +196,11 @@ class MLPBlock(nnx.Module):
         self.norm = LayerNorm(dim, dtype=dtype, param_dtype=param_dtype)
         self.expand = nnx.Linear(dim, hidden_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.contract = nnx.Linear(hidden_dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.dropout = dropout
-        self.site = site
+        self.dropout = Dropout(dropout, site)
 
     def __call__(
         self, x: Float[Array, "batch *shape dim"], *, dropout_keys: Key[Array, "batch"] | None
     ) -> Float[Array, "batch *shape dim"]:
         """Return `x` with the perceptron's output added."""
         update = self.contract(jax.nn.gelu(self.expand(self.norm(x))))
-        return x + dropout(update, self.dropout, dropout_keys, self.site)
+        return x + self.dropout(update, dropout_keys)

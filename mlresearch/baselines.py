@@ -54,12 +54,12 @@ class Baseline(abc.ABC):
         """Return the scores of texts, in their order; `description` names the progress bar."""
 
 
-def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: Sequence[Path] = ()) -> dict[str, Any]:
     """Fit a baseline on the training split, evaluate it and record it in `folder`; returns the run record.
 
     name: a key of `BASELINES`. Of the config, seed, data and evaluate act, and only they are written to the folder.
     Decisions are fitted on validation and applied once to test, as in `train`; a finished run is returned as it is.
-    An unknown name, a data set without texts and a folder with another run are `UserError`s.
+    sources: files beside the package's that are part of its code. An unknown name, a data set without texts and a folder with another run are `UserError`s.
     """
     if name not in BASELINES:
         raise UserError(f"there is no baseline {name!r}{suggest(name, BASELINES)}")
@@ -96,7 +96,7 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path) -> dict[st
     record = {
         "status": "finished",
         "name": name,
-        **environment.describe(),
+        **environment.describe(sources),
         "seed": config.seed,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
         "label_space": {"hash": dataset.label_space.hash, "num_labels": dataset.label_space.num_labels},

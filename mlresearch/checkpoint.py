@@ -1,6 +1,7 @@
 """Checkpoints of the training state, by Orbax: written beside the last good one, then renamed into place."""
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import absl.logging
@@ -18,24 +19,23 @@ class Checkpoints:
     place in the data needs no more than the step: the order of an epoch is a function of seed and epoch.
     """
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, name: str = "checkpoints") -> None:
         absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells of every file
         self._workdir = workdir
         self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            (workdir / name).absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=2),
             item_names=("state", "facts"),
         )
 
     @property
-    def latest_step(self) -> int | None:
-        """The step of the last complete checkpoint, None where there is none."""
-        return self._manager.latest_step()
+    def steps(self) -> set[int]:
+        """The steps of the complete checkpoints."""
+        return set(self._manager.all_steps())
 
-    def save(self, state: TrainState, identity: dict[str, str], seconds: float) -> None:
-        """Write a checkpoint in the background; nothing happens if this step has one."""
-        step = int(state.step)
-        if step in self._manager.all_steps():
+    def save(self, step: int, state: TrainState, identity: dict[str, str], seconds: float) -> None:
+        """Write a checkpoint of `step` in the background; nothing happens if this step has one."""
+        if step in self.steps:
             return
         facts = {"identity": identity, "seconds": seconds}
         self._manager.save(
@@ -43,12 +43,15 @@ class Checkpoints:
             args=ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), facts=ocp.args.JsonSave(facts)),
         )
 
-    def restore(self, template: TrainState, identity: dict[str, str]) -> tuple[TrainState, float]:
-        """Return the latest sound state, in the shapes and dtypes of `template`, and the seconds taken so far.
+    def restore(
+        self, template: TrainState, identity: dict[str, str], among: Collection[int] | None = None
+    ) -> tuple[int, TrainState, float]:
+        """Return the latest sound checkpoint: its step, the state, and the seconds taken so far.
 
-        A run that was started on something else is a `UserError`, and so is one without a sound checkpoint.
+        The state has the shapes and dtypes of `template`. among: steps that may be taken, None for all. A run that was
+        started on something else is a `UserError`, and so is one without a sound checkpoint.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(self.steps if among is None else self.steps & set(among), reverse=True)
         if not steps:
             raise UserError(f"{self._workdir}: the run has no checkpoint yet; train it first")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(template))
@@ -71,7 +74,7 @@ class Checkpoints:
             except (ValueError, OSError, KeyError) as error:
                 warnings.warn(f"{self._workdir}: the checkpoint of step {step} is damaged: {error}", stacklevel=2)
                 continue
-            return jax.tree.unflatten(jax.tree.structure(template), leaves), facts["seconds"]
+            return step, jax.tree.unflatten(jax.tree.structure(template), leaves), facts["seconds"]
         raise UserError(f"{self._workdir}: none of the checkpoints can be read; train again in a new --workdir")
 
     def close(self) -> None:

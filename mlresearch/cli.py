@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,11 @@ from mlresearch.errors import UserError, suggest
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from mlresearch.launch import Inline, Local, Slurm
+    from mlresearch.outcomes import Outcomes
     from mlresearch.predict import LabelPrediction, Run
+    from mlresearch.study import Study
+    from mlresearch.sweep import PlannedRun
 
 USAGE = """usage: mlresearch COMMAND [--flags]
 
@@ -25,7 +29,8 @@ USAGE = """usage: mlresearch COMMAND [--flags]
   evaluate  --workdir=DIR --split=validation|test [--json]         the metrics of a trained run
   predict   --workdir=DIR --text "..."                             labels of a text
             --workdir=DIR --input F.jsonl --output G.jsonl         labels of many: {"text": ...} a line
-  table     DIR ...                                                one row a run
+  table     STUDY | RUN ... [--format=markdown|latex|csv|json]     mean ± sd over seeds, with paired tests
+            ... [--allow=missing,code,data] [--workdir=DIR]        with faults marked; where a study's runs lie
   data      list                                                   data sets by name
             prepare NAME | describe NAME [--json] [--plot=DIR]     read upstream files; what is in them
             export NAME --output=DIR                               JSON Lines with a Croissant description
@@ -74,19 +79,20 @@ def train(argv: list[str]) -> int:
     if not _names_config(argv):
         raise UserError("--config is missing: name a config file, such as --config=configs/icd10cm_terms.py")
 
-    from mlresearch.config import check_acting
+    from mlresearch.config import check_acting, replicas, resolve
 
     check_acting(config, given)
 
-    from mlresearch.train import train as train_run
+    from mlresearch.train import train_replicas
     from mlresearch.workdir import finished_record
 
-    finished = finished_record(_workdir(values)) is not None
-    record = train_run(config, _workdir(values), stop=_stop_on_signal())
+    folders = [_workdir(values) / name for name, _ in replicas(resolve(config))]
+    finished = all(finished_record(folder) is not None for folder in folders)
+    records = train_replicas(config, _workdir(values), stop=_stop_on_signal())
     if finished:
         print(f"{_workdir(values)}: the run was finished before; nothing was done", file=sys.stderr)
-    print(markdown([row(record)]))
-    for remark in record.get("remarks", []):
+    print(markdown([row(record) for record in records]))
+    for remark in dict.fromkeys(remark for record in records for remark in record.get("remarks", [])):
         print(remark)
     return 0
 
@@ -206,26 +212,176 @@ def predict(argv: list[str]) -> int:
 
 
 def table(argv: list[str]) -> int:
-    """Print one row a run."""
+    """Print the tables of studies, or of runs."""
     values = flags.FlagValues()
-    folders = _parse(values, argv)
+    flags.DEFINE_enum("format", "markdown", ["markdown", "latex", "csv", "json"], "How to write.", flag_values=values)
+    flags.DEFINE_list("allow", [], "Print in spite of: missing, code, data.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The folder of a study's runs, if not runs/STUDY.", flag_values=values)
+    folders = [Path(word) for word in _parse(values, argv)]
     if not folders:
-        raise UserError("name the folders of one or more runs")
+        raise UserError("name the folders of one or more studies or runs")
 
-    from mlresearch.results import markdown, row
-    from mlresearch.workdir import read_record
+    from mlresearch import environment
+    from mlresearch.outcomes import OutcomeReader
+    from mlresearch.results import Result, Table, read_runs, read_study
+    from mlresearch.study import Study
+    from mlresearch.tabulate import FAULTS, tabulate
+    from mlresearch.typeset import FORMATS
 
-    rows = []
+    reader = OutcomeReader()
+
+    def outcomes(result: Result, places: Sequence[str]) -> "Outcomes":
+        if result.folder is None or result.config is None:
+            raise UserError(f"the folder of the run {result.file} is not known")
+        return reader.read(result.folder, result.config, result.record["data"]["fingerprint"], places)
+
+    def say(lines: Iterable[str]) -> None:
+        for line in lines:
+            print(line, file=sys.stderr)
+
+    sheets = []
     for folder in folders:
-        record = read_record(Path(folder))
-        if record["status"] == "finished":
-            rows.append({"workdir": folder, "data": record["data"]["name"]} | row(record))
-        else:
-            print(f"{folder}: left out, the run is {record['status']}", file=sys.stderr)
-    if not rows:
-        raise UserError("none of these runs is finished")
-    print(markdown(rows))
+        if (folder / "sweep.py").exists():
+            study = Study.load(folder)
+            results = read_study(study, Path(values.workdir or f"runs/{study.name}"))
+            stale = results.stale(environment.code_hash(study.sources))
+            say([*results.remarks, *([stale] if stale else [])])
+            sheets += tabulate(results, study.table, values.allow, outcomes)
+    runs = [folder for folder in folders if not (folder / "sweep.py").exists()]
+    if runs:
+        results = read_runs(runs)
+        say(results.remarks)
+        if not results.runs:
+            raise UserError("none of these runs is finished")
+        sheets += tabulate(results, Table(), tuple(FAULTS))
+    print(FORMATS[values.format](sheets).rstrip("\n"))
+    if values.format == "csv":  # which has no place for notes
+        say(dict.fromkeys(note for sheet in sheets for note in sheet.notes))
     return 0
+
+
+def sweep(argv: list[str]) -> int:
+    """Run what is missing of a study, or print what that would be."""
+    values = flags.FlagValues()
+    _define_sweep(values)
+    flags.DEFINE_bool("dry_run", False, "Check and count everything, and print what would run.", flag_values=values)
+    flags.DEFINE_bool("stale", False, "Run again what other code than today's has made.", flag_values=values)
+    study = _parse_study(values, argv)
+
+    from mlresearch.sweep import plan, set_aside, stale
+
+    planned = plan(study, _sweep_folder(values, study))
+    old = stale(planned, study)
+    if old and values.stale and not values.dry_run:
+        set_aside(old)
+    elif old:
+        print(f"{len(old)} runs were made by other code than today's; --stale runs them again", file=sys.stderr)
+    if values.dry_run:
+        return _dry_run(planned, values.pack)
+    return _run_sweep(values, study, planned)
+
+
+def _dry_run(planned: "list[PlannedRun]", size: int) -> int:
+    """Trace every program that is missing, and print the runs, their time and their memory."""
+    from mlresearch.estimate import Estimator
+    from mlresearch.sweep import packs
+
+    estimator, total = Estimator(), 0.0
+    print(f"{'run id':14}{'data':22}{'row':40}{'seed':>5}{'steps':>9}{'parameters':>12}{'minutes':>9}{'GB':>7}")
+    for number, pack in enumerate(packs([run for run in planned if not run.done], size, 1), 1):
+        for place, run in enumerate(pack):
+            words = f"{run.run_id:14}{run.run.data[:21]:22}{run.run.row[:39]:40}{run.run.seed:5}"
+            if run.run.baseline is not None:
+                print(f"{words}{'':9}{'':12}{'?':>9}{'?':>7}")
+                continue
+            cost = estimator.cost(run.run.config)
+            total += cost.seconds
+            memory = (cost.shared_bytes + len(pack) * cost.run_bytes) / 1e9
+            program = f"{memory:7.1f}" if place == 0 else f"{'':7}"
+            print(f"{words}{cost.num_steps:9,}{cost.num_parameters:12,}{cost.seconds / 60:9.1f}{program}")
+        if len(pack) > 1:
+            print(f"  program {number}: these {len(pack)} runs together")
+    done = sum(run.done for run in planned)
+    print(
+        f"{len(planned)} runs, {done} done; the others take about {total / 60:.0f} minutes one by one on this machine"
+    )
+    print("(time within a factor of 2 or 3; memory is a program's, shown with its first run)")
+    return 0
+
+
+def _run_sweep(values: flags.FlagValues, study: "Study", planned: "list[PlannedRun]") -> int:
+    """Run what is not done of the planned runs; the exit status is 1 where something failed."""
+    import contextlib
+
+    from mlresearch.launch import Inline
+    from mlresearch.live import Live
+    from mlresearch.sweep import sweep as run_missing
+
+    launcher = _launcher(values)
+    done = sum(run.done for run in planned)
+    print(f"{study.name}: {len(planned)} runs, {done} of them done", file=sys.stderr)
+    places = [place for place in study.table.places if place.startswith("validation.")]
+    live = Live(planned, [*places, "validation.mode.micro_f1"][0], draw=not isinstance(launcher, Inline))
+    with contextlib.closing(live):
+        failures = run_missing(study, planned, launcher, values.pack, live.show, _stop_on_signal())
+    for failure in failures:
+        run = failure.run.run
+        print(f"FAILED {run.data} {run.row} seed {run.seed}: {failure.error}; see {failure.log}", file=sys.stderr)
+    done = sum(run.done for run in planned)
+    print(f"{study.name}: {done} of {len(planned)} runs done, {len(failures)} failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _define_sweep(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "Where runs lie; runs/STUDY unless told otherwise.", flag_values=values)
+    flags.DEFINE_integer("pack", 10, "At most so many runs in one program.", lower_bound=1, flag_values=values)
+    kinds = ["inline", "local", "slurm"]
+    flags.DEFINE_enum("launcher", "inline", kinds, "This process, several, or a cluster.", flag_values=values)
+    flags.DEFINE_integer("workers", 2, "local: processes at once.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("timeout_min", 24 * 60, "slurm: minutes a job.", flag_values=values)
+    flags.DEFINE_string("partition", None, "slurm: the partition.", flag_values=values)
+    flags.DEFINE_integer("gpus", None, "slurm: GPUs a job.", flag_values=values)
+    flags.DEFINE_integer("cpus", None, "slurm: cores a job.", flag_values=values)
+    flags.DEFINE_integer("mem_gb", None, "slurm: GB of memory a job.", flag_values=values)
+    flags.DEFINE_integer("parallel", 256, "slurm: jobs at once.", flag_values=values)
+    flags.DEFINE_list("slurm", [], "slurm: further options of sbatch, name=value.", flag_values=values)
+
+
+def _launcher(values: flags.FlagValues) -> "Inline | Local | Slurm":
+    from mlresearch.launch import Inline, Local, Slurm
+
+    if values.launcher == "inline":
+        return Inline()
+    if values.launcher == "local":
+        return Local(values.workers)
+    bad = [word for word in values.slurm if "=" not in word]
+    if bad:
+        raise UserError(f"--slurm={bad[0]}: write options of sbatch as name=value")
+    return Slurm(
+        timeout_min=values.timeout_min,
+        partition=values.partition,
+        gpus_per_node=values.gpus,
+        cpus_per_task=values.cpus,
+        mem_gb=values.mem_gb,
+        parallel=values.parallel,
+        options=dict(word.split("=", 1) for word in values.slurm),
+    )
+
+
+def _parse_study(values: flags.FlagValues, argv: list[str]) -> "Study":
+    words = _parse(values, argv)
+    if len(words) != 1:
+        raise UserError("name the folder of one study, such as experiments/demo")
+
+    from mlresearch.study import Study
+
+    return Study.load(words[0])
+
+
+def _sweep_folder(values: flags.FlagValues, study: "Study") -> Path:
+    from mlresearch.sweep import WORKDIR
+
+    return Path(values.workdir) if values.workdir else WORKDIR / study.name
 
 
 def data(argv: list[str]) -> int:
@@ -355,6 +511,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "sweep": sweep,
     "table": table,
     "data": data,
     "doctor": doctor,
@@ -375,7 +532,7 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Parse the flags of a command and return what is not a flag; mistakes become `UserError`s."""
     flags.DEFINE_bool("help", False, "Show these flags.", short_name="h", flag_values=values)
     try:
-        rest = values(argv)
+        rest = values([_underscored(word) for word in argv])
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"there is no flag --{error.flagname}{suggest(error.flagname, values)}") from None
     except Exception as error:  # from ml_collections, or from the user's config file
@@ -389,6 +546,12 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         print(f"mlresearch {argv[0]}\n\n{values.get_help()}")
         sys.exit(0)
     return rest[1:]
+
+
+def _underscored(word: str) -> str:
+    """Return a flag with underscores in its name, where dashes are written as well."""
+    name, sign, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
 
 
 def _stop_on_signal() -> Callable[[], bool]:

@@ -1,5 +1,6 @@
 """The one base config, and its checks. A config file overrides what it needs and nothing else."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -18,10 +19,18 @@ from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
 from mlresearch.decisions import GRID, check_threshold_search
+from mlresearch.definitions import check_place, direction
 from mlresearch.errors import UserError, suggest
+from mlresearch.optim import NUMBERS, SWITCHES
 
 GIVEN = ("self", "rngs", "dtype", "param_dtype")
 """Keyword arguments that the model gives to its parts; all others are options."""
+
+MAY_CHANGE = (
+    *("parallel.", "data.dir", "data.manual_dir"),
+    *("train.log_every_steps", "train.checkpoint_every_seconds", "train.chunk_steps", "train.replica"),
+)
+"""Settings, by how their keys begin, that do not change what one run computes: they may differ when it goes on."""
 
 PARTS = {"encoder": "Encoder", "decoder": "Decoder", "head": "Head", "loss": "Loss"}
 """Kinds of parts, each a section of the config and a package (loss: losses), and the class that a file of it holds."""
@@ -78,11 +87,18 @@ def base_config() -> ConfigDict:
             "train": {
                 "num_epochs": 10.0,
                 "batch_size": 64,
+                "select": "",  # what validation chooses the parameters by: mode.micro_f1, loss.mean, …; empty: the last
+                "patience": 0,  # validations without a better one before a run stops; 0: never
+                "refit": False,  # then train anew on train and validation, for the epochs that validation chose
+                "replicas": 1,  # runs of the seeds seed, seed + 1, … in one program, a folder each
+                "replica_overrides": (),  # what they differ in beside, one text each: ("optim.learning_rate=1e-3", …)
+                "chunk_steps": 100,  # at most so many steps in one call of the compiled program
                 "log_every_steps": 100,
                 "checkpoint_every_seconds": 60.0,
             },
             "evaluate": {
                 "batch_size": 256,
+                "every_epochs": 0.0,  # validate while training; 0: at the end alone
                 "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
                 "threshold_grid": GRID,
                 "predictions": True,  # write predictions_<split>.npz
@@ -210,6 +226,7 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {value}; it must be finite")
     positive = (
         *("train.num_epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_seconds"),
+        *("train.replicas", "train.chunk_steps"),
         *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
         "text.vocab_size",
         "columns.min_count",
@@ -217,7 +234,10 @@ def _check_values(config: ConfigDict) -> None:
     for key in positive:
         if not _at(config, key) > 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must be above 0")
-    for key in ("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"):
+    for key in (
+        *("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"),
+        *("evaluate.every_epochs", "train.patience"),
+    ):
         if not _at(config, key) >= 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
@@ -228,6 +248,92 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")
     if config.seed >= 1 << 32:
         raise UserError(f"config.seed is {config.seed}; it must be below 2³²")
+    if config.train.select:
+        check_selection(config.train.select)
+        if not config.evaluate.every_epochs:
+            raise UserError("config.train.select needs validation while training: set config.evaluate.every_epochs")
+    elif config.train.patience:
+        raise UserError("config.train.patience needs a metric to wait for: set config.train.select")
+
+
+def check_selection(place: str) -> None:
+    """Raise `UserError` unless the validation split's number at ``group.metric`` can choose parameters."""
+    group = place.partition(".")[0]
+    if group not in ("mode", "half", "ranking", "loss"):
+        raise UserError(f"config.train.select is {place!r}; it begins with mode, half, ranking or loss, and a dot")
+    try:
+        check_place(f"validation.{place}")
+    except UserError as error:
+        raise UserError(f"config.train.select: {error}") from None
+    if direction(place) == 0:
+        raise UserError(f"config.train.select is {place!r}, of which neither more nor less is better")
+
+
+def replicas(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """Return the runs that a config asks to train in one program: the name of each one's folder, and its own config.
+
+    A single run has an empty name: its folder is the workdir itself. Replica r has the seed ``seed + r`` and what
+    ``train.replica_overrides[r]`` says; settings in which replicas cannot differ are a `UserError`.
+    """
+    texts = config.train.replica_overrides
+    if texts and len(texts) != config.train.replicas:
+        raise UserError(f"config.train.replica_overrides has {len(texts)} entries for {config.train.replicas} replicas")
+    if config.train.replicas == 1 and not texts:
+        return [("", config)]
+    made = []
+    for number in range(config.train.replicas):
+        own = ConfigDict(to_dict(config))
+        own.seed = config.seed + number
+        settings = [word for word in (texts[number] if texts else "").split(",") if word]
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            check_key(key)
+            try:
+                own.update_from_flattened_dict({key: ast.literal_eval(value)})
+            except (ValueError, SyntaxError, TypeError, KeyError) as error:
+                raise UserError(f"config.train.replica_overrides[{number}]: {setting!r}: {error}") from None
+        own.train.replicas, own.train.replica_overrides = 1, ()
+        made.append(("+".join([f"seed_{own.seed}", *settings]), own.lock()))
+    for _, other in made[1:]:
+        check_together(made[0][1], other)
+    return made
+
+
+def together(config: ConfigDict) -> dict[str, Any]:
+    """Return all that runs of one program have in common, by dotted key: resolved configs with equal ones can share it.
+
+    They may differ in the seed and in numbers of the computation: of the optimizer, dropout rates, weights of the loss.
+    Numbers that switch a part off at 0 must all be 0 or none.
+    """
+
+    def shared(key: str, value: Any) -> bool:
+        """Return whether a setting is shared, or whether it is 0 is."""
+        section, _, option = key.partition(".")
+        if section == "optim":
+            return option not in NUMBERS
+        if section == "loss":
+            return not isinstance(value, float)
+        return key != "seed" and not option.endswith("dropout")
+
+    def switches(key: str) -> bool:
+        return key.endswith("dropout") or key.removeprefix("optim.") in SWITCHES
+
+    settings = identity(config)
+    common = {key: value for key, value in settings.items() if shared(key, value)}
+    return common | {f"{key} is 0": settings[key] == 0 for key in settings if switches(key)}
+
+
+def check_together(one: ConfigDict, other: ConfigDict) -> None:
+    """Raise `UserError` if two configs cannot be trained in one program."""
+    left, right = together(one), together(other)
+    for key in sorted(left | right):
+        if left.get(key) != right.get(key):
+            raise UserError(
+                f"replicas cannot differ in whether config.{key}"
+                if key.endswith(" is 0")
+                else f"replicas cannot differ in config.{key}: only in their seeds, the optimizer's numbers, dropout "
+                "rates and weights of the loss"
+            )
 
 
 def preparation(config: ConfigDict) -> Preparation:
@@ -260,6 +366,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """Return the settings that change what a run computes, by dotted key: all but `MAY_CHANGE`."""
+    return {key: value for key, value in flatten(to_dict(config)).items() if not key.startswith(MAY_CHANGE)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -1,22 +1,38 @@
 """Dropout whose bits belong to the example, not to its place in a batch or on a device."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Key
 
 
-def dropout(
-    x: Float[Array, "batch *shape"], rate: float, keys: Key[Array, "batch"] | None, site: int
-) -> Float[Array, "batch *shape"]:
+class Hyperparameter(nnx.Variable[Any]):
+    """A number that a model trains with, not trained itself: replicas in one program may differ in it."""
+
+
+class Dropout(nnx.Module):
     """Zero each element with probability `rate` and scale the rest by 1 / (1 − rate).
 
-    keys: one key an example (None: no dropout); site: a number of its own for each place where a model drops.
-    The bits of an example depend on its key and the site alone, so that every batch layout gives the same numbers.
+    site: a number of its own for each place where a model drops. The bits of an example depend on its key and the site
+    alone, so that every batch layout gives the same numbers. At a rate of 0 none are drawn.
 
     Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
     """
-    if keys is None or rate == 0.0:
-        return x
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+    def __init__(self, rate: float, site: int):
+        self.rate = Hyperparameter(jnp.asarray(rate, float)) if rate else None
+        self.site = site
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], keys: Key[Array, "batch"] | None
+    ) -> Float[Array, "batch *shape"]:
+        """Drop elements of `x`; keys: one an example, None for no dropout."""
+        if keys is None or self.rate is None:
+            return x
+        keep_probability = 1 - self.rate[...]
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, self.site)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, keep_probability, x.shape[1:]))(keys)
+        wide = max(x.dtype, keep_probability.dtype, key=lambda dtype: jnp.finfo(dtype).bits)
+        return jnp.where(keep, x.astype(wide) / keep_probability.astype(wide), 0).astype(x.dtype)

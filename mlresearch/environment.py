@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("MLRESEARCH_DATA_DIR") or f"{cache}/mlresearch/data").expanduser()
 
 
-def describe() -> dict[str, Any]:
-    """Return what a reader of a record needs to know of where it was made."""
+def describe(sources: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return what a reader of a record needs to know of where it was made; `sources` are part of its code."""
     import jax
 
     return {
-        "code_hash": code_hash(),
+        "code_hash": code_hash(sources),
         "git": _git(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -36,13 +37,19 @@ def describe() -> dict[str, Any]:
     }
 
 
-def code_hash() -> str:
-    """Return the hexadecimal SHA-256 of the package's source files and, in a checkout, of the lock file."""
+def code_hash(sources: Sequence[Path] = ()) -> str:
+    """Return the hexadecimal SHA-256 of the package's source files and, in a checkout, of the lock file.
+
+    sources: more files that are part of the code, such as a study's, by their names.
+    """
     package = Path(__file__).parent
-    digest = hashlib.sha256()
     lock = package.parent / "requirements.lock"
-    for path in [*sorted(package.rglob("*.py")), *([lock] if lock.exists() else [])]:
-        digest.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
+    paths = {str(path.relative_to(package.parent)): path for path in package.rglob("*.py")}
+    paths |= {lock.name: lock} if lock.exists() else {}
+    paths |= {f"{path.resolve().parent.name}/{path.name}": path for path in sources}
+    digest = hashlib.sha256()
+    for name in sorted(paths):
+        digest.update(f"{name}\n".encode() + paths[name].read_bytes())
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """A masked pass over a split, and every number reported of it."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,7 +22,7 @@ from mlresearch.decisions import (
 )
 from mlresearch.files import write_bytes
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.metrics import label_metrics
+from mlresearch.metrics import Edges, label_metrics
 from mlresearch.progress import track
 from mlresearch.step import Scored
 
@@ -35,43 +35,67 @@ TOP_SCORES = 100
 @overload
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: Literal["validation"], fingerprint: str
-) -> tuple[ValidationScores, float | None]: ...
+) -> list[tuple[ValidationScores, float | None]]: ...
 
 
 @overload
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> tuple[SplitScores, float | None]: ...
+) -> list[tuple[SplitScores, float | None]]: ...
 
 
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> tuple[SplitScores, float | None]:
-    """Score every example of a split once, in the split's order, and return the scores and the mean loss.
+) -> Sequence[tuple[SplitScores, float | None]]:
+    """Score every example of a split once, by all runs together; returns each run's scores and mean loss.
 
-    The loss is None where a label set of the split is impossible under the head, so that it would be infinite.
+    Examples stand in the split's order. The loss is None where a label set of the split is impossible under the head,
+    so that it would be infinite.
 
     score: the compiled evaluation step. The split "validation" gives `ValidationScores`, which decisions are fitted on.
     """
     total = len(batches.split)
-    log_marginals = np.empty((total, batches.num_labels), np.float32)
-    mode = np.empty((total, batches.num_labels), bool)
-    loss = 0.0
+    log_marginals = mode = np.empty(0)
+    loss = np.zeros(0)
     for batch in track(batches.once(), f"score {split}", batches.steps_per_epoch):
         scored = jax.device_get(score(batch))
+        runs = len(scored.loss)
+        if not len(loss):
+            log_marginals = np.empty((runs, total, batches.num_labels), np.float32)
+            mode = np.empty((runs, total, batches.num_labels), bool)
+            loss = np.zeros(runs)
         rows = batch.rows[batch.mask]
-        log_marginals[rows] = scored.log_marginals[batch.mask]
-        mode[rows] = scored.mode[batch.mask]
-        loss += float(scored.loss[batch.mask].sum(dtype=np.float64))
-    labels = batches.split.labels
-    whole = ScoredBatch(
-        log_marginals,
-        labels.multi_hot(batches.num_labels),
-        mode,
-        np.ones(total, bool),
-        labels.known(batches.num_labels),
-    )
-    return collect_scores(split, [whole], f"{fingerprint}/{split}"), loss / total if np.isfinite(loss) else None
+        log_marginals[:, rows] = scored.log_marginals[:, batch.mask]
+        mode[:, rows] = scored.mode[:, batch.mask]
+        loss += scored.loss[:, batch.mask].sum(axis=1, dtype=np.float64)
+    labels = batches.split.labels.multi_hot(batches.num_labels)
+    known = batches.split.labels.known(batches.num_labels)
+    everyone = np.ones(total, bool)
+    return [
+        (
+            collect_scores(
+                split, [ScoredBatch(log_marginals[run], labels, mode[run], everyone, known)], f"{fingerprint}/{split}"
+            ),
+            float(loss[run]) / total if np.isfinite(loss[run]) else None,
+        )
+        for run in range(len(loss))
+    ]
+
+
+def validation_metrics(
+    scores: ValidationScores, loss: float | None, group: str, hierarchy: LabelHierarchy | None
+) -> dict[str, float | None]:
+    """Return what is watched while a run trains: the metrics of one group, ``mode``, ``half``, ``ranking``, ``loss``.
+
+    By their places within the split, ``mode.micro_f1``; the loss is among them whatever the group.
+    """
+    values: dict[str, float | None] = {}
+    if group == "ranking":
+        values = {**scores.table.compute()}
+    elif group != "loss":
+        preds = {decision.kind: decision for decision in (Mode(), Half())}[group].apply(scores)
+        values = {**label_metrics(preds, scores.labels, _edges(hierarchy), scores.known)}
+    return {f"{group}.{name}": value for name, value in values.items()} | {"loss.mean": loss}
 
 
 def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]) -> dict[str, Decision]:
@@ -84,12 +108,16 @@ def report(
     scores: SplitScores, loss: float | None, decisions: Mapping[str, Decision], hierarchy: LabelHierarchy | None
 ) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
-    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    edges = _edges(hierarchy)
     metrics: dict[str, dict[str, float | None]] = {
         name: {**label_metrics(decision.apply(scores), scores.labels, edges, scores.known)}
         for name, decision in decisions.items()
     }
     return metrics | {"ranking": {**scores.table.compute()}, "loss": {"mean": loss}}
+
+
+def _edges(hierarchy: LabelHierarchy | None) -> Edges | None:
+    return None if hierarchy is None else (hierarchy.children, hierarchy.parents)
 
 
 def write_predictions(folder: Path, scores: SplitScores) -> None:

@@ -113,6 +113,14 @@ class LabelSets:
         at = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], sizes)
         return LabelSets(self.ids[at], offsets, None if self.values is None else self.values[at])
 
+    def join(self, other: "LabelSets") -> "LabelSets":
+        """Return these label sets and, after them, others."""
+        ids, offsets = np.concatenate([self.ids, other.ids]), np.append(self.offsets, other.offsets[1:] + len(self.ids))
+        if self.values is None and other.values is None:
+            return LabelSets(ids, offsets)
+        parts = [np.ones(len(of.ids), np.float32) if of.values is None else of.values for of in (self, other)]
+        return LabelSets(ids, offsets, np.concatenate(parts))
+
     def _gather(self, flat: np.ndarray, rows: np.ndarray, pad: int, width: int) -> np.ndarray:
         start, stop = self.offsets[rows], self.offsets[rows + 1]
         columns = np.arange(width)

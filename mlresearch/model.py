@@ -7,6 +7,7 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
+from mlresearch.dropout import Hyperparameter
 from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.heads import LabelDistribution, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
@@ -56,12 +57,12 @@ def create_model(
     num_labels: int,
     hierarchy: LabelHierarchy | None,
     label_sets: Iterable[LabelSets] = (),
-) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Return a new model as its definition, its parameters and its structure (what it knows of the hierarchy).
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    """Return a new model: its definition, parameters, dropout rates and structure (what it knows of the hierarchy).
 
     label_sets: what its loss is to be computed on; soft or unknown labels that the head cannot take are a `UserError`.
     """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
     for labels in label_sets:
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
-    return nnx.split(model, nnx.Param, Structure)  # type: ignore[return-value]  # as many states as filters
+    return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

@@ -1,47 +1,62 @@
 """The optax transformation that a config describes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
+
+NUMBERS = ("learning_rate", "weight_decay", "b1", "b2", "clip_norm", "momentum")
+"""Options that are numbers of the update, in which replicas of one program may differ."""
+
+SWITCHES = ("clip_norm", "momentum")
+"""Those of them that at 0 leave a part of the transformation out."""
+
+Number = float | Float[Array, ""]
 
 
 def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
-    """Return the learning rate by step: a linear warm-up, then cosine or linear decay to 0, or none.
+    """Return the share of the peak learning rate by step: a linear warm-up, then cosine or linear decay to 0, or none.
 
-    With w steps of warm-up, fewer than all, step k = 0, 1, … has the rate peak · (k + 1) / (w + 1): none is lost.
+    With w steps of warm-up, fewer than all, step k = 0, 1, … has the share (k + 1) / (w + 1): none is lost.
     """
-    peak = config.learning_rate
     warmup = min(round(config.warmup_share * num_steps), num_steps - 1)
     rest = max(num_steps - warmup, 1)
     after = {
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(1.0, rest),
+        "linear": optax.linear_schedule(1.0, 0.0, rest),
+        "constant": optax.constant_schedule(1.0),
     }[config.schedule]
     return (
-        optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup])
+        optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), after], [warmup])
         if warmup
         else after
     )
 
 
-def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ConfigDict, num_steps: int, numbers: Mapping[str, Number] | None = None
+) -> optax.GradientTransformation:
     """Return clipping, then AdamW or SGD with momentum, with decoupled weight decay of matrices alone.
+
+    numbers: values of `NUMBERS`, which may be traced; None for those of the config. Which parts there are is the
+    config's alone.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
     """
+    numbers = {name: config[name] for name in NUMBERS} if numbers is None else numbers
+    schedule = make_schedule(config, num_steps)
     update = {
-        "adamw": optax.scale_by_adam(config.b1, config.b2),
-        "sgd": optax.trace(config.momentum) if config.momentum else optax.identity(),
+        "adamw": optax.scale_by_adam(numbers["b1"], numbers["b2"]),
+        "sgd": optax.trace(numbers["momentum"]) if config.momentum else optax.identity(),
     }[config.name]
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.clip_by_global_norm(numbers["clip_norm"]) if config.clip_norm else optax.identity(),
         update,
-        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
-        optax.scale_by_learning_rate(make_schedule(config, num_steps)),
+        optax.add_decayed_weights(numbers["weight_decay"], mask=_is_matrix),
+        optax.scale_by_learning_rate(lambda step: numbers["learning_rate"] * schedule(step)),
     )
 
 

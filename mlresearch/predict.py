@@ -13,20 +13,19 @@ from ml_collections import ConfigDict
 
 from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
-from mlresearch.config import part_class
 from mlresearch.data import Records
-from mlresearch.data.pipeline import Batch, Batches, length_buckets
+from mlresearch.data.pipeline import Batches, length_buckets
 from mlresearch.data.reading import LARGEST_FLOAT32
 from mlresearch.decisions import Decision, SplitScores
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import report, score_split
+from mlresearch.fit import Program, stack
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
-from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
-from mlresearch.step import Scored, init_state, make_eval_step
+from mlresearch.step import init_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +59,26 @@ class Run:
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
-        graphdef, params, structure = create_model(self.config, spec, num_labels, self.hierarchy)
-        optimizer = make_optimizer(self.config.optim, self.record["num_steps"])
+        graphdef, params, rates, structure = create_model(self.config, spec, num_labels, self.hierarchy)
+        train, num_steps = self.config.train, self.record["num_steps"]
+        template = init_state(self.config, params, rates, num_steps, select=bool(train.select) and not train.refit)
         # The data set need not be there any more, so its fingerprint is taken as recorded.
         identity = {
             "data set": self.record["data"]["fingerprint"],
             **workdir.label_identity(self.label_space, self.hierarchy),
             **self.preprocessing.identity,
         }
-        with contextlib.closing(Checkpoints(self.folder)) as checkpoints:
-            state, _ = checkpoints.restore(init_state(params, optimizer, self.config.seed), identity)
-        loss = part_class("loss", self.config.loss.name)(**self.config.loss[self.config.loss.name])
+        phase = workdir.REFIT if train.refit else ""
+        with contextlib.closing(Checkpoints(self.folder, f"{phase}checkpoints")) as checkpoints:
+            _, state, _ = checkpoints.restore(template, identity)
         # Prediction needs no particular layout: as many devices as there are here and as divide the batch.
         size = self.config.evaluate.batch_size
         count = max(n for n in range(1, len(jax.devices()) + 1) if size % n == 0)
-        self._parallel = Parallel("jit", count, size)
-        self._params, self._structure = self._parallel.replicate((state.params, structure))
-        self._eval_step = self._parallel.compile_eval(make_eval_step(graphdef, loss, num_labels))
-
-    def score(self, batch: Batch) -> Scored:
-        """Score one batch of `config.evaluate.batch_size` rows."""
-        return self._parallel.gather(self._eval_step(self._params, self._structure, self._parallel.shard(batch)))
+        self.params = state.chosen_params
+        parallel = Parallel("jit", count, 1, size)
+        state = parallel.put_runs(stack([state]))
+        program = Program(self.config, graphdef, structure, num_labels, parallel)
+        self.score = program.scorer(state.chosen_params, state.numbers)
 
     def decision(self, name: str) -> Decision:
         """Return a decision by name: mode, half, global_threshold or label_thresholds."""
@@ -140,16 +138,18 @@ class Run:
         split = self.preprocessing.encode(self.records(inputs))
         num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
         batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
-        return score_split(self.score, batches, "inputs", fingerprint="")[0]
+        return score_split(self.score, batches, "inputs", fingerprint="")[0][0]
 
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
+        if self.config.train.refit and split == "validation":
+            raise UserError(f"{self.folder}: the run was refitted on train and validation; its record has the numbers")
         dataset = load_dataset(self.config)
         workdir.refuse_changed(self.folder, self.record, dataset)
         splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
-        scores, loss = score_split(self.score, batches, split, dataset.fingerprint)
+        [(scores, loss)] = score_split(self.score, batches, split, dataset.fingerprint)
         return report(scores, loss, self.decisions, self.hierarchy)
 
     def predict(

@@ -1,5 +1,6 @@
 """How far a long step is, and how long it will still take."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,33 +15,49 @@ LINE_SECONDS = 15.0
 """Seconds between lines where there is no terminal to draw a bar on."""
 
 
+class Bar:
+    """Progress on standard error: a bar on a terminal, else a line every `LINE_SECONDS`."""
+
+    def __init__(self, description: str, total: int, start: int = 0) -> None:
+        self._description, self._total, self._start, self._done = description, total, start, 0
+        self._began = self._said = time.monotonic()
+        console = rich.console.Console(stderr=True)
+        self._progress = None
+        if console.is_terminal:
+            columns = (
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("left"),
+                rich.progress.TimeRemainingColumn(),
+            )
+            self._progress = rich.progress.Progress(*columns, console=console, transient=True)
+            self._task = self._progress.add_task(description, total=total, completed=start)
+            self._progress.start()
+
+    def advance(self, count: int) -> None:
+        """Say that `count` more are done."""
+        self._done += count
+        if self._progress is not None:
+            self._progress.advance(self._task, count)
+            return
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS:
+            at = self._start + self._done
+            left = (now - self._began) / self._done * (self._total - at)
+            print(f"{self._description}: {at}/{self._total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            self._said = now
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
 def track(items: Iterable[Item], description: str, total: int, start: int = 0) -> Iterator[Item]:
     """Yield `items`, the first of which is number `start` of `total`, and show progress on standard error."""
-    console = rich.console.Console(stderr=True)
-    if not console.is_terminal:
-        yield from _lines(items, description, total, start)
-        return
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=start)
+    with contextlib.closing(Bar(description, total, start)) as bar:
         for item in items:
             yield item
-            progress.advance(task)
-
-
-def _lines(items: Iterable[Item], description: str, total: int, start: int) -> Iterator[Item]:
-    began = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said >= LINE_SECONDS:
-            left = (now - began) / done * (total - start - done)
-            print(f"{description}: {start + done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
-            said = now
+            bar.advance(1)

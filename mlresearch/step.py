@@ -1,61 +1,112 @@
-"""One training step and one evaluation step, as pure functions of arrays."""
+"""One training step and one evaluation step, as pure functions of arrays; and many steps of many runs as one."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
+from ml_collections import ConfigDict
 
+from mlresearch.config import part_class
 from mlresearch.data.pipeline import ArrayLike, Batch
 from mlresearch.heads import LabelLoss, Labels
+from mlresearch.optim import NUMBERS, make_optimizer
 from mlresearch.pytree import pytree_dataclass
 
 NO_FAILURE = -1
 
 
 @pytree_dataclass
+class Numbers:
+    """The hyperparameters that are numbers of the computation: runs in one program may differ in them.
+
+    optim: `optim.NUMBERS`; loss: the loss's options that are fractions; rates: the model's dropout rates.
+    """
+
+    optim: dict[str, Float[Array, "*runs"]]
+    loss: dict[str, Float[Array, "*runs"]]
+    rates: PyTree
+
+
+@pytree_dataclass
+class Best:
+    """What validation chose so far: parameters, after how many steps, and by which value; larger is better."""
+
+    params: PyTree
+    step: Int[Array, "*runs"]
+    value: Float[Array, "*runs"]
+
+
+@pytree_dataclass
 class TrainState:
-    """All that changes while training, and the seed of its randomness.
+    """All that changes while training, and what its randomness and its updates depend on.
 
     failed_step: the first step whose loss, gradient or update was not finite, −1 if there is none. From that step on
-    the state stands still, so that nothing that is not finite is ever kept.
+    the state stands still, so that nothing that is not finite is ever kept. It stands still from step `end` on, too.
+
+    best: None where the last parameters are what counts.
+
+    The states of several runs in one program are one state with a leading axis.
     """
 
     params: PyTree
     opt_state: PyTree
-    step: Int[Array, ""]
-    failed_step: Int[Array, ""]
-    seed: UInt32[Array, ""]
+    step: Int[Array, "*runs"]
+    failed_step: Int[Array, "*runs"]
+    end: Int[Array, "*runs"]
+    seed: UInt32[Array, "*runs"]
+    numbers: Numbers
+    best: Best | None = None
+
+    @property
+    def chosen_params(self) -> PyTree:
+        """The parameters that validation chose, or the last ones."""
+        return self.params if self.best is None else self.best.params
 
 
 @pytree_dataclass
 class StepMetrics:
     """What a step reports: the mean loss of its real examples and the norm of its gradient before clipping."""
 
-    loss: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
+    loss: Float[Array, "*runs"]
+    gradient_norm: Float[Array, "*runs"]
 
 
 @pytree_dataclass
 class Scored:
     """What a model says of a batch."""
 
-    log_marginals: Float[Array, "batch labels"]
-    mode: Bool[Array, "batch labels"]
-    loss: Float[Array, "batch"]
+    log_marginals: Float[Array, "*runs batch labels"]
+    mode: Bool[Array, "*runs batch labels"]
+    loss: Float[Array, "*runs batch"]
 
 
-def init_state(params: PyTree, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Return the state before the first step."""
+def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
+    """Return the state of one run before the first of `num_steps` steps; `select`: validation is to choose."""
+    loss = config.loss[config.loss.name]
+    numbers = Numbers(
+        {name: jnp.asarray(config.optim[name], float) for name in NUMBERS},
+        {name: jnp.asarray(value, float) for name, value in loss.items() if isinstance(value, float)},
+        rates,
+    )
     return TrainState(
         params,
-        optimizer.init(params),
-        jnp.zeros((), jnp.int32),
-        jnp.full((), NO_FAILURE, jnp.int32),
-        jnp.asarray(seed, jnp.uint32),
+        make_optimizer(config.optim, num_steps).init(params),
+        step=jnp.zeros((), jnp.int32),
+        failed_step=jnp.full((), NO_FAILURE, jnp.int32),
+        end=jnp.asarray(num_steps, jnp.int32),
+        seed=jnp.asarray(config.seed, jnp.uint32),
+        numbers=numbers,
+        best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf)) if select else None,
     )
+
+
+def make_loss(config: ConfigDict, numbers: Numbers) -> LabelLoss:
+    """Return the label-wise loss of a config, with the numbers of one run."""
+    return part_class("loss", config.loss.name)(**{**config.loss[config.loss.name], **numbers.loss})
 
 
 def multi_hot(
@@ -78,15 +129,12 @@ def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[ArrayL
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    label_loss: LabelLoss,
-    num_labels: int,
-    axis_name: str | None,
+    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, num_steps: int, axis_name: str | None
 ) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]]:
-    """Return the step; with `axis_name` it sees one device's part of the batch and sums over that axis.
+    """Return the step of one run; with `axis_name` it sees one device's part of the batch and sums over that axis.
 
-    Sums over examples are divided by the number of real examples in the whole batch, whatever its layout.
+    Sums over examples are divided by the number of real examples in the whole batch, whatever its layout. The learning
+    rate's schedule is that of `num_steps` steps.
     """
 
     def sum_over_devices(tree: PyTree) -> PyTree:
@@ -96,36 +144,88 @@ def make_train_step(
         count = jnp.maximum(sum_over_devices(batch.mask.sum()), 1)
         keys = dropout_keys(state.seed, state.step, batch.rows)
         labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
+        label_loss = make_loss(config, state.numbers)
 
         def mean_loss(params: PyTree) -> Float[Array, ""]:
-            loss = nnx.merge(graphdef, params, structure)(batch.inputs, keys).loss(labels, label_loss)
+            model = nnx.merge(graphdef, params, state.numbers.rates, structure)
+            loss = model(batch.inputs, keys).loss(labels, label_loss)
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         loss, gradient = sum_over_devices(jax.value_and_grad(mean_loss)(state.params))
         gradient_norm = optax.tree.norm(gradient)
+        optimizer = make_optimizer(config.optim, num_steps, state.numbers.optim)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        # Moments keep their dtype, whatever that of the numbers they are made with.
+        opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         # Finite gradients may still make what is not: all that would be kept is looked at.
         outcome = (loss, gradient_norm, params, opt_state)
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome)]).all()
-        failed_step = jnp.where((state.failed_step < 0) & ~finite, state.step, state.failed_step)
-        moved = TrainState(params, opt_state, state.step + 1, failed_step, state.seed)
-        stood = TrainState(state.params, state.opt_state, state.step, failed_step, state.seed)
-        kept = jax.tree.map(lambda new, old: jnp.where(failed_step < 0, new, old), moved, stood)
+        running = (state.failed_step < 0) & (state.step < state.end)
+        failed_step = jnp.where(running & ~finite, state.step, state.failed_step)
+        moves = running & finite
+
+        def keep(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
+
+        kept = dataclasses.replace(
+            state,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            step=state.step + moves.astype(jnp.int32),
+            failed_step=failed_step,
+        )
         return kept, StepMetrics(loss, gradient_norm)
 
     return train_step
 
 
+def make_train_chunk(
+    train_step: Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]], lengths: Sequence[int]
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Return many steps of several runs as one function: ``chunk(states, structure, batches, buckets, number)``.
+
+    states: with a leading axis of runs; batches: ``[steps, runs, batch, …]``, padded to the last of `lengths`; buckets:
+    which of `lengths` each step needs; number: how many of the steps to take. Metrics are ``[steps, runs]``. Each
+    length is a branch of the program, so that a step costs what its own length costs.
+    """
+    runs_step = jax.vmap(train_step, in_axes=(0, None, 0))
+
+    def chunk(
+        state: TrainState,
+        structure: PyTree,
+        batches: Batch,
+        buckets: Int[Array, "steps"],
+        number: Int[Array, ""],
+    ) -> tuple[TrainState, StepMetrics]:
+        def at(length: int) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+            return lambda state, batch: runs_step(state, structure, batch.cut(length))
+
+        def body(place: Int[Array, ""], carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+            state, metrics = carry
+            batch = jax.tree.map(lambda leaf: leaf[place], batches)
+            state, new = jax.lax.switch(buckets[place], [at(length) for length in lengths], state, batch)
+            return state, jax.tree.map(lambda all_, one: all_.at[place].set(one), metrics, new)
+
+        like = jax.eval_shape(at(lengths[0]), state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros((len(buckets), *leaf.shape), leaf.dtype), like)
+        return jax.lax.fori_loop(0, number, body, (state, metrics))
+
+    return chunk
+
+
 def make_eval_step(
-    graphdef: nnx.GraphDef, label_loss: LabelLoss, num_labels: int
-) -> Callable[[PyTree, PyTree, Batch], Scored]:
-    """Return the step that scores a batch, without dropout."""
+    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int
+) -> Callable[[PyTree, Numbers, PyTree, Batch], Scored]:
+    """Return the step that scores a batch by several runs, without dropout: ``(params, numbers, structure, batch)``.
 
-    def eval_step(params: PyTree, structure: PyTree, batch: Batch) -> Scored:
-        dist = nnx.merge(graphdef, params, structure)(batch.inputs, None)
+    params and numbers have a leading axis of runs, and so has what they say of the batch.
+    """
+
+    def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
+        dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
         labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-        return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, label_loss))
+        return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, make_loss(config, numbers)))
 
-    return eval_step
+    return jax.vmap(eval_step, in_axes=(0, 0, None, None))

@@ -22,7 +22,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
 
@@ -61,7 +61,7 @@ class CategoryEmbedding(nnx.Module):
         init = nnx.initializers.normal(dim**-0.5)
         self.table = nnx.Param(init(rngs.params(), (sum(sizes), dim), param_dtype))
         self.sizes = tuple(sizes)
-        self.category_dropout = category_dropout
+        self.dropout = Dropout(category_dropout, CATEGORY_SITE)
         self.dtype = dtype
 
     def __call__(
@@ -71,7 +71,7 @@ class CategoryEmbedding(nnx.Module):
         categories = categories.astype(jnp.int32)
         sizes = np.array(self.sizes, np.int32)
         starts = np.cumsum(sizes, dtype=np.int32) - sizes
-        kept = dropout(jnp.ones(categories.shape), self.category_dropout, dropout_keys, CATEGORY_SITE) > 0
+        kept = self.dropout(jnp.ones(categories.shape), dropout_keys) > 0
         known = (categories > 0) & (categories < sizes)
         # Rows are cast after they are gathered, so that the table's gradient is summed in `param_dtype`.
         return self.table[...][starts + jnp.where(known & kept, categories, 0)].astype(self.dtype)

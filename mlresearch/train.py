@@ -1,12 +1,9 @@
-"""One run, top to bottom: data, model, steps, validation, decisions, test once, record."""
+"""Runs, top to bottom: data, model, steps, validation, decisions, test once, record. Several can share a program."""
 
 import contextlib
 import dataclasses
-import itertools
-import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +13,113 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
-from mlresearch.checkpoint import Checkpoints
-from mlresearch.config import part_class, resolve
+from mlresearch.config import check_together, replicas, resolve
+from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.decisions import Decision, GlobalThreshold
 from mlresearch.errors import UserError
-from mlresearch.evaluate import fit_decisions, report, score_split, write_predictions
-from mlresearch.files import write_bytes, write_json
-from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.evaluate import fit_decisions, report, score_split, validation_metrics, write_predictions
+from mlresearch.events import Events
+from mlresearch.files import write_json
+from mlresearch.fit import Program, Stopped, fit, stack
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
-from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
-from mlresearch.progress import track
-from mlresearch.step import NO_FAILURE, Scored, init_state, make_eval_step, make_train_step
+from mlresearch.step import Scored, TrainState, init_state
+
+Record = dict[str, Any]
 
 
 class NonFiniteError(UserError):
     """Raised where a loss, gradient or update was not finite; the state before that step is what is kept."""
 
 
-class Stopped(KeyboardInterrupt):
-    """Raised after the step in which `stop` asked for it; the state after that step is what is kept."""
+def _never() -> bool:
+    return False
 
 
-def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def train(
+    config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = _never, sources: Sequence[Path] = ()
+) -> Record:
     """Train, evaluate and record one run in `folder`, or go on where it was left; returns the run record.
 
-    stop: asked after every step; where it says True, a checkpoint is written and `Stopped` raised. A finished run is
-    returned as it is. A config that cannot work, another one than the folder's, and other data are `UserError`s.
+    stop: asked often; where it says True, a checkpoint is written and `Stopped` raised. sources: files beside the
+    package's that are part of the run's code. A finished run is returned as it is. A config that cannot work, another
+    one than the folder's, and other data are `UserError`s.
     """
     config = resolve(config)
+    if config.train.replicas > 1 or config.train.replica_overrides:
+        raise UserError("config.train.replicas asks for several runs: train_replicas() returns all their records")
+    return train_together([config], [Path(folder)], stop, sources)[0]
+
+
+def train_replicas(
+    config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = _never, sources: Sequence[Path] = ()
+) -> list[Record]:
+    """Train the replicas that a config asks for, each as `train` would alone, in a folder of its own in `folder`.
+
+    A single run has `folder` for itself. Those that stand at different steps are trained in programs of their own.
+    """
     folder = Path(folder)
-    workdir.refuse_other(folder, config)
-    record = workdir.finished_record(folder)
-    if record is not None:
-        workdir.refuse_changed(folder, record, load_dataset(config))
-        return record
-    started = time.time()
-    parallel = Parallel(
-        config.parallel.mode, config.parallel.num_devices, config.train.batch_size, config.evaluate.batch_size
-    )
+    made = [(folder / name, own) for name, own in replicas(resolve(config))]
+    if len(made) > 1 and (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a single run; give a new --workdir for {len(made)} replicas")
+    records: dict[Path, Record] = {}
+    groups: list[tuple[set[int], list[tuple[Path, ConfigDict]]]] = []
+    for own_folder, own in made:
+        steps = workdir.checkpoint_steps(own_folder)
+        near = [group for group in groups if group[0] & steps or not (group[0] or steps)]
+        if near:
+            near[0][0].intersection_update(steps)
+            near[0][1].append((own_folder, own))
+        else:
+            groups.append((steps, [(own_folder, own)]))
+    for _, group in groups:
+        found = train_together([own for _, own in group], [each for each, _ in group], stop, sources)
+        records |= dict(zip([each for each, _ in group], found, strict=True))
+    return [records[own_folder] for own_folder, _ in made]
+
+
+def train_together(
+    configs: Sequence[ConfigDict],
+    folders: Sequence[Path],
+    stop: Callable[[], bool] = _never,
+    sources: Sequence[Path] = (),
+) -> list[Record]:
+    """Train runs in one program, each as `train` would alone; returns their records.
+
+    configs: resolved, of runs that can share a program (`config.check_together`). Where some runs fail, the others are
+    finished before `NonFiniteError` is raised.
+    """
+    for config, folder in zip(configs, folders, strict=True):
+        check_together(configs[0], config)
+        workdir.refuse_other(folder, config)
+    finished = {folder: record for folder in folders if (record := workdir.finished_record(folder)) is not None}
+    dataset = load_dataset(configs[0])
+    for folder, record in finished.items():
+        workdir.refuse_changed(folder, record, dataset)
+    left = [(config, folder) for config, folder in zip(configs, folders, strict=True) if folder not in finished]
+    if left:
+        made = _train([config for config, _ in left], [folder for _, folder in left], dataset, stop, sources)
+        finished |= dict(zip([folder for _, folder in left], made, strict=True))
+    return [finished[folder] for folder in folders]
+
+
+def _train(
+    configs: Sequence[ConfigDict],
+    folders: Sequence[Path],
+    dataset: Dataset,
+    stop: Callable[[], bool],
+    sources: Sequence[Path],
+) -> list[Record]:
+    """Train runs of which none is finished."""
+    config = configs[0]  # what all have in common is read off the first
+    sizes = (config.train.batch_size, config.evaluate.batch_size)
+    parallel = Parallel(config.parallel.mode, config.parallel.num_devices, len(configs), *sizes)
 
     # Data
-    dataset = load_dataset(config)
-    hierarchy = dataset.hierarchy
-    num_labels = dataset.label_space.num_labels
+    hierarchy, num_labels = dataset.hierarchy, dataset.label_space.num_labels
     preprocessing = Preprocessing.learn(config, dataset.train)
     splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
@@ -70,143 +127,164 @@ def train(config: ConfigDict, folder: str | Path, stop: Callable[[], bool] = lam
     # Model
     spec = preprocessing.spec
     label_sets = [split.labels for split in splits.values()]
-    graphdef, params, structure = create_model(config, spec, num_labels, hierarchy, label_sets)
-    steps_per_epoch = batches["train"].steps_per_epoch
-    num_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
-    optimizer = make_optimizer(config.optim, num_steps)
-    label_loss = part_class("loss", config.loss.name)(**config.loss[config.loss.name])
-    train_step = parallel.compile_train(
-        make_train_step(graphdef, optimizer, label_loss, num_labels, parallel.axis_name)
-    )
-    eval_step = parallel.compile_eval(make_eval_step(graphdef, label_loss, num_labels))
+    graphdef, _, _, structure = create_model(config, spec, num_labels, hierarchy, label_sets)
+    program = Program(config, graphdef, structure, num_labels, parallel)
 
-    # The folder, and where the run stands
+    def init(num_steps: int, *, select: bool) -> TrainState:
+        """Return the states of all runs before the first step."""
+        states = []
+        for own in configs:
+            own_graphdef, params, rates, _ = create_model(own, spec, num_labels, hierarchy)
+            assert own_graphdef == graphdef, "configs that can share a program make one model"
+            states.append(init_state(own, params, rates, num_steps, select=select))
+        return stack(states)
+
+    num_steps = num_steps_of(config, batches["train"])
+    state = init(num_steps, select=bool(config.train.select))
+
+    # The folders
     identity = workdir.identity(dataset, preprocessing.identity)
-    state = init_state(params, optimizer, config.seed)
-    workdir.claim(folder, config)
-    with contextlib.ExitStack() as resources:
-        resources.enter_context(workdir.hold(folder))
-        checkpoints = resources.enter_context(contextlib.closing(Checkpoints(folder)))
-        before = 0.0  # seconds that earlier sessions of this run took
-        if checkpoints.latest_step is not None:
-            state, before = checkpoints.restore(state, identity)
-            state = dataclasses.replace(state, failed_step=jnp.full((), NO_FAILURE, jnp.int32))  # it may work now
-        workdir.write_labels(folder, dataset.label_space, hierarchy)
-        workdir.write_preprocessing(folder, preprocessing)
-        first = int(state.step)
-        log = resources.enter_context(contextlib.closing(MetricsLog(folder / "metrics.jsonl", first)))
-        record = {
-            "status": "running",
-            "name": run_name(config),
-            **environment.describe(),
-            "seed": config.seed,
-            "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
-            "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
-            "identity": identity,
-            "inputs": dataclasses.asdict(spec) | {"category_sizes": list(spec.category_sizes)},
-            "examples": {name: len(split) for name, split in splits.items()},
-            "truncated_token_share": {
-                name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()
-            },
-            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-            "num_steps": num_steps,
-            "resumed_at": first or None,
-            "seconds": {},
-        }
-        write_json(folder / "run.json", record)
-
-        # Steps
-        state, structure = parallel.replicate(state), parallel.replicate(structure)
-        waiting: list[Any] = []  # metrics still on the device: reading them would hold up the next step
-        saved_at = time.monotonic()
-
-        def score(batch: Batch) -> Scored:
-            return parallel.gather(eval_step(state.params, structure, parallel.shard(batch)))
-
-        def settle(step: int) -> None:
-            """Read what the device has computed up to `step`, log it, and stop if it was not finite."""
-            failed = int(parallel.fetch(state).failed_step)
-            finite = [value for value in jax.device_get(waiting) if np.isfinite(value.loss + value.gradient_norm)]
-            waiting.clear()
-            if finite:  # every step is in one line; a checkpoint or a stop may end one early
-                log.write(
-                    {
-                        "step": step if failed < 0 else failed,
-                        "epoch": (step if failed < 0 else failed) / steps_per_epoch,
-                        "train_loss": float(np.mean([value.loss for value in finite])),
-                        "gradient_norm": float(np.mean([value.gradient_norm for value in finite])),
-                    }
-                )
-            if failed >= 0:
-                [batch] = _steps(batches["train"], config.seed, failed, failed + 1)
-                losses = jax.device_get(score(batch)).loss
-                raise NonFiniteError(
-                    f"loss, gradient or update was not finite at step {failed}; {folder} keeps the state before it. "
-                    + _explain(batch, losses, dataset, record["name"])
-                )
-
-        def save() -> None:
-            checkpoints.save(parallel.fetch(state), identity, before + time.time() - started)
-
-        try:
-            upcoming = _steps(batches["train"], config.seed, first, num_steps)
-            for step, batch in enumerate(track(upcoming, f"train {record['name']}", num_steps, first), first + 1):
-                state, metrics = train_step(state, structure, parallel.shard(batch))
-                waiting.append(parallel.fetch(metrics))
-                if step % config.train.log_every_steps == 0 or step == num_steps:
-                    settle(step)
-                if time.monotonic() - saved_at > config.train.checkpoint_every_seconds or stop():
-                    settle(step)
-                    save()
-                    saved_at = time.monotonic()
-                if stop():
-                    raise Stopped
-            save()
-        except Stopped:
-            write_json(folder / "run.json", record | {"status": "interrupted"})
-            raise
-        except NonFiniteError as error:
-            save()
-            write_json(folder / "run.json", record | {"status": "failed", "error": str(error)})
-            raise
-        trained = before + time.time() - started
-        return _conclude(config, folder, dataset, splits, batches, hierarchy, score, record, trained)
-
-
-def _conclude(
-    config: ConfigDict,
-    folder: Path,
-    dataset: Dataset,
-    splits: dict[str, EncodedSplit],
-    batches: dict[str, Batches],
-    hierarchy: LabelHierarchy | None,
-    score: Callable[[Batch], Scored],
-    record: dict[str, Any],
-    trained: float,
-) -> dict[str, Any]:
-    """Score validation, fit the decisions on it, score test once, and write the record; `trained` is in seconds."""
-    began = time.time()
-    # Validation, decisions, test once
-    validation, validation_loss = score_split(score, batches["validation"], "validation", dataset.fingerprint)
-    decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    test, test_loss = score_split(score, batches["test"], "test", dataset.fingerprint)
-
-    # Record
-    write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
-    if config.evaluate.predictions:
-        for scores in (validation, test):
-            write_predictions(folder, scores)
-    record |= {
-        "status": "finished",
-        "remarks": _remarks(dataset, splits, decisions),
-        "seconds": {"train": trained, "evaluate": time.time() - began},
-        "metrics": {
-            "validation": report(validation, validation_loss, decisions, hierarchy),
-            "test": report(test, test_loss, decisions, hierarchy),
+    shared = {
+        **environment.describe(sources),
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "notes": dataset.notes},
+        "label_space": {"hash": dataset.label_space.hash, "num_labels": num_labels},
+        "identity": identity,
+        "inputs": dataclasses.asdict(spec) | {"category_sizes": list(spec.category_sizes)},
+        "examples": {name: len(split) for name, split in splits.items()},
+        "truncated_token_share": {
+            name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()
         },
+        "num_parameters": sum(leaf[0].size for leaf in jax.tree.leaves(state.params)),
+        "num_steps": num_steps,
+        "replicas": len(configs),
     }
-    write_json(folder / "run.json", record)
-    return record
+    records: list[Record] = [
+        {"status": "running", "name": run_name(own), "seed": own.seed, **shared, "seconds": {}} for own in configs
+    ]
+    for own, folder in zip(configs, folders, strict=True):
+        workdir.claim(folder, own)
+    with contextlib.ExitStack() as held:
+        for folder, record in zip(folders, records, strict=True):
+            held.enter_context(workdir.hold(folder))
+            workdir.write_labels(folder, dataset.label_space, hierarchy)
+            workdir.write_preprocessing(folder, preprocessing)
+            write_json(folder / "run.json", record)
+        try:
+            # Steps
+            def watch(score: Callable[[Batch], Scored]) -> list[dict[str, float | None]]:
+                group = (config.train.select or "mode").partition(".")[0]
+                found = score_split(score, batches["validation"], "validation", dataset.fingerprint)
+                return [validation_metrics(scores, loss, group, hierarchy) for scores, loss in found]
+
+            name = records[0]["name"] + (f", {len(records)} runs" if len(records) > 1 else "")
+            validate = watch if config.evaluate.every_epochs else None
+            fitted = fit(program, state, batches["train"], num_steps, folders, identity, stop, name, validate=validate)
+            errors = _failures(program, fitted.state, batches["train"], dataset, folders, records)
+            for number, record in enumerate(records):
+                record["resumed_at"] = fitted.resumed_at or None
+                record["seconds"] = {"train": fitted.seconds[number]}
+            if len(errors) == len(records):
+                raise NonFiniteError(" ".join(errors.values()))
+
+            # Validation, and the decisions that are fitted on it
+            began = time.time()
+            score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
+            validation = score_split(score, batches["validation"], "validation", dataset.fingerprint)
+            decisions = [
+                fit_decisions(scores, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
+                for scores, _ in validation
+            ]
+            evaluated = time.time() - began
+            _note_selection(records, config, parallel.fetch(fitted.state), batches["train"].steps_per_epoch)
+
+            # Refit on train and validation, for the epochs that validation chose
+            if config.train.refit:
+                both = dataclasses.replace(batches["train"], split=splits["train"].join(splits["validation"]))
+                ends = [
+                    0 if number in errors else max(round(record["selected"]["epoch"] * both.steps_per_epoch), 1)
+                    for number, record in enumerate(records)
+                ]
+                again = num_steps_of(config, both)
+                state = dataclasses.replace(init(again, select=False), end=jnp.array(ends, jnp.int32))
+                fitted = fit(
+                    program, state, both, again, folders, identity, stop, f"{name}, refit", phase=workdir.REFIT
+                )
+                errors |= _failures(program, fitted.state, both, dataset, folders, records)
+                score = program.scorer(fitted.state.params, fitted.state.numbers)
+                for number, record in enumerate(records):
+                    record["refit"] = {"steps": ends[number], "examples": len(both.split)}
+                    record["seconds"]["refit"] = fitted.seconds[number]
+
+            # Test, once
+            began = time.time()
+            test = score_split(score, batches["test"], "test", dataset.fingerprint)
+            evaluated += time.time() - began
+        except Stopped:
+            for folder, record in zip(folders, records, strict=True):
+                write_json(folder / "run.json", record | {"status": "interrupted"})
+            raise
+        except NonFiniteError:
+            for number, folder in enumerate(folders):
+                write_json(folder / "run.json", records[number] | {"status": "failed", "error": errors[number]})
+            raise
+
+        # Records
+        for number, (folder, record) in enumerate(zip(folders, records, strict=True)):
+            if number in errors:
+                write_json(folder / "run.json", record | {"status": "failed", "error": errors[number]})
+                continue
+            began = time.time()
+            chosen = decisions[number]
+            write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in chosen.items()})
+            metrics = {}
+            for scores, loss in (validation[number], test[number]):
+                if config.evaluate.predictions:
+                    write_predictions(folder, scores)
+                metrics[scores.split] = report(scores, loss, chosen, hierarchy)
+            record |= {"status": "finished", "remarks": _remarks(dataset, splits, chosen), "metrics": metrics}
+            with contextlib.closing(Events(folder, "result")) as events:
+                events.write_result(settings_identity(configs[number]), metrics)
+            record["seconds"]["evaluate"] = evaluated / len(records) + time.time() - began
+            write_json(folder / "run.json", record)
+    if errors:
+        raise NonFiniteError(" ".join(errors.values()))
+    return records
+
+
+def num_steps_of(config: ConfigDict, batches: Batches) -> int:
+    """Return how many steps the epochs of a config are."""
+    return max(round(config.train.num_epochs * batches.steps_per_epoch), 1)
+
+
+def _note_selection(records: Sequence[Record], config: ConfigDict, state: TrainState, steps_per_epoch: int) -> None:
+    """Write into the records after how many steps each run's parameters were chosen, the last ones or by validation."""
+    steps = state.step if state.best is None else state.best.step
+    for record, step in zip(records, np.asarray(steps).tolist(), strict=True):
+        record["selected"] = {"step": step, "epoch": step / steps_per_epoch, "by": config.train.select or None}
+
+
+def _failures(
+    program: Program,
+    state: TrainState,
+    batches: Batches,
+    dataset: Dataset,
+    folders: Sequence[Path],
+    records: Sequence[Record],
+) -> dict[int, str]:
+    """Return what to say of the runs that failed, by their number."""
+    state = program.parallel.fetch(state)
+    errors = {}
+    for number, step in enumerate(np.asarray(state.failed_step).tolist()):
+        if step < 0:
+            continue
+        epoch, place = divmod(step, batches.steps_per_epoch)
+        batch = next(batches.epoch(int(state.seed[number]), epoch, place))
+        losses = jax.device_get(program.scorer(state.params, state.numbers)(batch)).loss[number]
+        errors[number] = (
+            f"loss, gradient or update was not finite at step {step}; {folders[number]} keeps the state before it. "
+            + _explain(batch, losses, dataset, records[number]["name"])
+        )
+    return errors
 
 
 def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:
@@ -244,38 +322,3 @@ def run_name(config: ConfigDict) -> str:
     """Return the parts of a model as one word: encoder, decoder, head and the head's options."""
     options = [str(value) for value in config.head[config.head.name].values()]
     return "+".join([config.encoder.name, config.decoder.name, "-".join([config.head.name, *options])])
-
-
-def _steps(batches: Batches, seed: int, first: int, num_steps: int) -> Iterator[Batch]:
-    """Yield the batches of the steps from `first` on, epoch after epoch."""
-    epoch, start = divmod(first, batches.steps_per_epoch)
-    endless = itertools.chain.from_iterable(
-        batches.epoch(seed, number, start if number == epoch else 0) for number in itertools.count(epoch)
-    )
-    return itertools.islice(endless, num_steps - first)
-
-
-class MetricsLog:
-    """``metrics.jsonl``: one line a log step; lines after the step that a run goes on from are dropped."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        write_bytes(path, "".join(line for line in lines if self._step(line) <= first).encode())
-        self._file = path.open("a")
-
-    @staticmethod
-    def _step(line: str) -> int | float:
-        """Return the step of a line, infinity if the line is damaged or half written."""
-        try:
-            return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-        except (ValueError, KeyError, TypeError):
-            return math.inf
-
-    def write(self, values: dict[str, int | float]) -> None:
-        """Append a line, on disk at once."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

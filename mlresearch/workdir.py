@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlresearch.config import differences, flatten, to_dict
+from mlresearch.config import differences, to_dict
+from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
 from mlresearch.data.columns import Columns
 from mlresearch.data.text import Tokenizer
@@ -24,14 +25,14 @@ from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import Preprocessing
 from mlresearch.label_space import LabelSpace
 
-MAY_CHANGE = ("parallel.", "data.dir", "data.manual_dir", "train.log_every_steps", "train.checkpoint_every_seconds")
-"""Settings that may differ when a run goes on: they do not change what it computes."""
+REFIT = "refit_"
+"""What the names of a refit's checkpoints and log begin with."""
 
 
 def refuse_other(workdir: Path, config: ConfigDict) -> None:
     """Raise `UserError` if the folder holds a run of another config, with the differences, or something else."""
     if (workdir / "config.json").exists():
-        changed = differences(_identity(to_dict(read_config(workdir))), _identity(to_dict(config)))
+        changed = differences(settings_identity(read_config(workdir)), settings_identity(config))
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config; give a new --workdir, or undo the change:\n  "
@@ -49,8 +50,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         write_json(workdir / "config.json", to_dict(config))
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if not key.startswith(MAY_CHANGE)}
+def checkpoint_steps(workdir: Path) -> set[int]:
+    """Return the steps of a run's checkpoints."""
+    return {int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
 
 
 @contextlib.contextmanager

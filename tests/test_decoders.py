@@ -15,6 +15,7 @@ import mlresearch.decoders
 import mlresearch.encoders
 from mlresearch import attention
 from mlresearch.decoders.label_attention import GroupedScores
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 
@@ -161,14 +162,14 @@ def test_behind_every_encoder(encoder_name, name):
         inputs, keys = make_inputs("float64"), example_keys()
         encoder = build_encoder(encoder_name, "float64", dropout=0.5)
         model = Scorer(encoder, build(name, "float64", dim=16, num_layers=1))
-        graph, state = nnx.split(model)
+        graph, params, rates = nnx.split(model, nnx.Param, ...)
 
-        def loss(state):
-            label_scores = nnx.merge(graph, state)(inputs, keys)
+        def loss(params):
+            label_scores = nnx.merge(graph, params, rates)(inputs, keys)
             return jnp.square(label_scores - 1).sum(), label_scores
 
         quick = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
-        gradients, together = jax.device_get(quick(state))
+        gradients, together = jax.device_get(quick(params))
         tokens = np.pad(inputs.tokens[:1, :5], ((0, 0), (0, 4)), constant_values=10**6)
         alone = Inputs(tokens, np.arange(9)[None] < 5, inputs.features[:1], inputs.categories[:1])
         np.testing.assert_allclose(call(model, alone, keys[:1]), together[:1], rtol=1e-12, atol=1e-12)
@@ -186,12 +187,11 @@ def test_behind_every_encoder(encoder_name, name):
 def test_every_dropout_has_a_site_of_its_own(encoder_name, name, monkeypatch):
     sites = []
 
-    def record(x, rate, keys, site):
-        sites.append(site)
+    def record(self, x, keys):
+        sites.append(self.site)
         return x
 
-    for module in ("attention", "tabular", f"encoders.{encoder_name}", f"decoders.{name}"):
-        monkeypatch.setattr(f"mlresearch.{module}.dropout", record, raising=False)
+    monkeypatch.setattr(Dropout, "__call__", record)
     encoder, decoder = build_encoder(encoder_name, "float32", 0.5), build(name, dim=16)
     encoded = jax.eval_shape(lambda: encoder(make_inputs("float32"), None))
     encoder_sites = len(sites)
@@ -202,15 +202,15 @@ def test_every_dropout_has_a_site_of_its_own(encoder_name, name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_finite_and_leave_padding_alone(name):
-    graph, state = nnx.split(build(name))
+    graph, params, rates = nnx.split(build(name), nnx.Param, ...)
     encoded = make_encoded()
 
-    def loss(state, tokens):
+    def loss(params, tokens):
         encoded_ = Encoded(tokens, encoded.token_mask, encoded.pooled)
-        return jnp.square(nnx.merge(graph, state)(encoded_, example_keys()) - 1).sum()
+        return jnp.square(nnx.merge(graph, params, rates)(encoded_, example_keys()) - 1).sum()
 
     quick = jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)
-    gradients, token_gradients = jax.device_get(quick(state, encoded.tokens))
+    gradients, token_gradients = jax.device_get(quick(params, encoded.tokens))
     assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
     assert np.isfinite(token_gradients).all()
     assert not np.any(token_gradients[~encoded.token_mask])
@@ -364,12 +364,12 @@ def sizes(jaxpr):
 def test_grouped_queries_never_make_a_vector_a_label_and_example():
     num_labels, query_dim = 600, 8
     decoder = build("label_attention", num_labels=num_labels, scores=1, num_queries=7, query_dim=query_dim)
-    graph, state = nnx.split(decoder)
+    graph, params, rates = nnx.split(decoder, nnx.Param, ...)
 
-    def loss(state):
-        return nnx.merge(graph, state)(make_encoded(), example_keys()).sum()
+    def loss(params):
+        return nnx.merge(graph, params, rates)(make_encoded(), example_keys()).sum()
 
-    program = jax.make_jaxpr(jax.grad(loss))(state)
+    program = jax.make_jaxpr(jax.grad(loss))(params)
     # The batch is 4: the largest array is the labels' weights, not [4, 600, 8] and far from [4, 600, 600].
     assert max(sizes(program.jaxpr)) == num_labels * query_dim
 

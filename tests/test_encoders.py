@@ -224,14 +224,14 @@ def test_every_input_acts(name, given):
 @every_case
 def test_gradients_are_finite_and_leave_what_is_not_read_alone(name, given):
     inputs = make_inputs(given)
-    graph, state = nnx.split(build(name, given, dropout=0.1, category_dropout=0.0))
+    graph, params, rates = nnx.split(build(name, given, dropout=0.1, category_dropout=0.0), nnx.Param, ...)
 
-    def loss(state, features):
-        encoded = nnx.merge(graph, state)(dataclasses.replace(inputs, features=features), example_keys())
+    def loss(params, features):
+        encoded = nnx.merge(graph, params, rates)(dataclasses.replace(inputs, features=features), example_keys())
         return jnp.square(encoded.pooled - 1).sum() + jnp.square(encoded.tokens - 1).sum()
 
     by_arguments = jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)
-    gradients, of_features = jax.device_get(by_arguments(state, inputs.features))
+    gradients, of_features = jax.device_get(by_arguments(params, inputs.features))
     gradients = jax.tree.leaves(gradients)
     assert all(np.isfinite(g).all() and np.any(g != 0) for g in gradients)
     assert of_features is None or (np.isfinite(of_features).all() and np.any(of_features != 0, axis=0).all())

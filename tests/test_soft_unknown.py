@@ -295,10 +295,10 @@ def test_scores_of_a_split_know_what_is_known():
     batches = Batches(split, num_labels=4, batch_size=2, buckets=(8,))
 
     def score(batch):
-        cells = jnp.full((2, 4), math.log(0.4))
-        return Scored(cells, cells > 0, jnp.ones(2))
+        cells = jnp.full((1, 2, 4), math.log(0.4))  # one run
+        return Scored(cells, cells > 0, jnp.ones((1, 2)))
 
-    scores, loss = score_split(score, batches, "validation", "abc")
+    [(scores, loss)] = score_split(score, batches, "validation", "abc")
     assert loss == 1
     np.testing.assert_array_equal(scores.labels, DENSE > 0.5)
     np.testing.assert_array_equal(scores.known, ~np.isnan(DENSE))

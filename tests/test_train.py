@@ -1,7 +1,6 @@
 """One run from end to end on a tiny data set: layouts, resuming, failures, records."""
 
 import contextlib
-import dataclasses
 import json
 
 import jax
@@ -11,18 +10,18 @@ import optax
 import pytest
 
 import mlresearch
-import mlresearch.train
+import mlresearch.step
 from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import base_config, part_names, part_options, resolve
-from mlresearch.data.pipeline import Batches
+from mlresearch.data.pipeline import Feed
 from mlresearch.errors import UserError
+from mlresearch.fit import Stopped, stack
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
-from mlresearch.optim import make_optimizer
 from mlresearch.parallel import Parallel
-from mlresearch.step import init_state, make_train_step
-from mlresearch.train import NonFiniteError, Stopped, train
+from mlresearch.step import init_state, make_train_chunk, make_train_step
+from mlresearch.train import NonFiniteError, train
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def config(data_dir):
 
 
 def parameters(folder):
-    return jax.tree.leaves(mlresearch.load(str(folder))._params)
+    return jax.tree.leaves(mlresearch.load(str(folder)).params)
 
 
 def test_a_run_from_end_to_end(config, tmp_path):
@@ -102,25 +101,23 @@ def test_every_example_counts_once(config):
     assert not np.array_equal(orders[0], orders[3])
 
 
-def steps_under(config, mode, num_devices, optimizer, num_steps):
+def steps_under(config, mode, num_devices, num_steps):
     """Parameters and losses after some steps, padded last batches and dropout included."""
     dataset, preprocessing, splits = inputs_of(config)
     batches = make_batches(config, splits, 9)["train"]
-    graphdef, params, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
-    parallel = Parallel(mode, num_devices, 16)
-    loss = mlresearch.train.part_class("loss", "binary_cross_entropy")()
-    step = parallel.compile_train(make_train_step(graphdef, optimizer, loss, 9, parallel.axis_name))
-    state, structure = parallel.replicate(init_state(params, optimizer, 7)), parallel.replicate(structure)
-    losses, masks = [], []
-    for batch in [*batches.epoch(0, 0), *batches.epoch(0, 1)][:num_steps]:
-        state, metrics = step(state, structure, parallel.shard(batch))
-        losses.append(float(parallel.fetch(metrics).loss))
-        masks.append(batch.mask.all())
-    assert not all(masks), "no batch was padded"
-    return np.array(losses), [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.fetch(state).params)]
+    graphdef, params, rates, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
+    parallel = Parallel(mode, num_devices, 1, 16)
+    step = make_train_step(config, graphdef, 9, num_steps, parallel.axis_name)
+    chunk = parallel.compile_chunk(make_train_chunk(step, batches.buckets))
+    state = parallel.put_runs(stack([init_state(config, params, rates, num_steps, select=False)]))
+    taken, buckets = Feed(batches, [config.seed]).chunk(0, num_steps, num_steps)
+    state, metrics = chunk(state, parallel.replicate(structure), parallel.put_chunk(taken), buckets, num_steps)
+    assert not taken.mask.all(), "no batch was padded"
+    params = parallel.fetch(state).params
+    return parallel.fetch(metrics).loss[:, 0], [np.asarray(leaf[0]) for leaf in jax.tree.leaves(params)]
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(1e-2)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("head", ["conditional", "max_constraint"])
 def test_devices_give_the_numbers_of_one(config, head, optimizer):
     """Tolerance: float32 sums in another order differ by some 1e-7 of their size, and 20 steps add up: 1e-4.
@@ -130,11 +127,14 @@ def test_devices_give_the_numbers_of_one(config, head, optimizer):
     config.head.conditional.siblings = "any"
     config.head.name = head
     config.encoder.bag.dropout = 0.5
+    config.optim.name = optimizer
+    config.optim.clip_norm, config.optim.momentum = 0.0, 0.0
+    config.optim.learning_rate = 0.1 if optimizer == "sgd" else 0.01
     config = resolve(config)
-    expected_losses, expected = steps_under(config, "jit", 1, optimizer, 20)
+    expected_losses, expected = steps_under(config, "jit", 1, 20)
     assert expected_losses[-1] < expected_losses[0]
     for mode in ("jit", "pmap"):
-        losses, params = steps_under(config, mode, 8, optimizer, 20)
+        losses, params = steps_under(config, mode, 8, 20)
         np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
         for got, wanted in zip(params, expected, strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
@@ -155,16 +155,16 @@ class Killed(BaseException):
 
 def test_a_killed_run_goes_on_to_the_same_parameters(config, tmp_path, monkeypatch):
     whole = train(config, tmp_path / "whole")
-    config.train.checkpoint_every_seconds = 1e-9  # after every step
-    gather = Batches._gather
-    calls = iter(range(10**6))
+    config.train.checkpoint_every_seconds = 1e-9  # after every chunk
+    config.train.chunk_steps = 1
+    gather = Feed.chunk
 
-    def dying(self, rows, length):
-        if next(calls) == 17:  # in the middle of the second epoch
+    def dying(self, first, number, size):
+        if first == 17:  # in the middle of the second epoch
             raise Killed
-        return gather(self, rows, length)
+        return gather(self, first, number, size)
 
-    monkeypatch.setattr(Batches, "_gather", dying)
+    monkeypatch.setattr(Feed, "chunk", dying)
     with pytest.raises(Killed):
         train(config, tmp_path / "killed")
     monkeypatch.undo()
@@ -179,7 +179,8 @@ def test_a_killed_run_goes_on_to_the_same_parameters(config, tmp_path, monkeypat
 
 
 def test_stopped_by_the_user(config, tmp_path):
-    asked = iter([False] * 14 + [True] * 9)  # twice a step
+    config.train.chunk_steps = 1
+    asked = iter([False] * 7 + [True])
     with pytest.raises(Stopped):
         train(config, tmp_path, stop=lambda: next(asked))
     assert workdir.read_record(tmp_path)["status"] == "interrupted"
@@ -214,18 +215,16 @@ def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_path, monkeypatch):
-    gather = Batches._gather
-    calls = iter(range(10**6))
+    gather = Feed.chunk
 
-    def poisoned(self, rows, length):
-        batch = gather(self, rows, length)
-        if next(calls) != 13:
-            return batch
-        label_ids = np.full_like(batch.label_ids, 9)
-        label_ids[:, 0] = 8  # an oak that is no tree: its probability is 0
-        return dataclasses.replace(batch, label_ids=label_ids)
+    def poisoned(self, first, number, size):
+        batch, buckets = gather(self, first, number, size)
+        if first <= 13 < first + number:
+            batch.label_ids[13 - first] = 9
+            batch.label_ids[13 - first, ..., 0] = 8  # an oak that is no tree: its probability is 0
+        return batch, buckets
 
-    monkeypatch.setattr(Batches, "_gather", poisoned)
+    monkeypatch.setattr(Feed, "chunk", poisoned)
     with pytest.raises(NonFiniteError, match="not finite at step 13"):
         train(config, tmp_path)
     monkeypatch.undo()
@@ -242,22 +241,23 @@ def test_an_update_that_is_not_finite_is_not_saved(config, tmp_path, num_epochs,
     """Loss and gradient are finite; it is the step that overflows."""
     config.train.num_epochs = num_epochs
     overflowing = optax.chain(optax.scale(1e30), optax.scale(1e30))
-    monkeypatch.setattr(mlresearch.train, "make_optimizer", lambda config, num_steps: overflowing)
+    monkeypatch.setattr(mlresearch.step, "make_optimizer", lambda config, num_steps, numbers=None: overflowing)
     with pytest.raises(NonFiniteError, match="not finite at step 0"):
         train(config, tmp_path)
     resolved = resolve(config)
     dataset, preprocessing, _ = inputs_of(resolved)
-    _, params, _ = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
-    template = init_state(params, overflowing, 0)
+    _, params, rates, _ = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
+    template = init_state(resolved, params, rates, 1, select=False)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        state, _ = checkpoints.restore(template, workdir.identity(dataset, preprocessing.identity))
+        _, state, _ = checkpoints.restore(template, workdir.identity(dataset, preprocessing.identity))
     for kept, initial in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         assert np.array_equal(kept, initial)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path):
     config.train.checkpoint_every_seconds = 1e-9
-    asked = iter([False] * 7 + [True] * 9)  # asked once a step, after which a checkpoint is written anyway
+    config.train.chunk_steps = 1
+    asked = iter([False] * 7 + [True])
     with pytest.raises(Stopped):
         train(config, tmp_path, stop=lambda: next(asked))
     kept = sorted((path for path in (tmp_path / "checkpoints").iterdir()), key=lambda path: int(path.name))
@@ -303,11 +303,9 @@ def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
         resolved = resolve(config)
         dataset, preprocessing, splits = inputs_of(resolved)
         batches = make_batches(resolved, splits, 9)["train"]
-        graphdef, params, structure = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
-        optimizer = make_optimizer(resolved.optim, 10)
-        loss = mlresearch.train.part_class("loss", resolved.loss.name)()
-        step = make_train_step(graphdef, optimizer, loss, 9, None)
-        state = init_state(params, optimizer, 0)
+        graphdef, params, rates, structure = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
+        step = make_train_step(resolved, graphdef, 9, 10, None)
+        state = init_state(resolved, params, rates, 10, select=False)
         after, metrics = jax.eval_shape(step, state, structure, next(iter(batches.once())))
         assert jax.tree.structure(after) == jax.tree.structure(state)
         for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
@@ -317,9 +315,9 @@ def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
 
 def test_batches_that_devices_do_not_divide_are_refused():
     with pytest.raises(UserError, match="a batch of 12 cannot be shared by 8 devices"):
-        Parallel("jit", 8, 12)
+        Parallel("jit", 8, 1, 12)
     with pytest.raises(UserError, match="num_devices is 64, but there are 8"):
-        Parallel("jit", 64, 64)
+        Parallel("jit", 64, 1, 64)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded
 
 POOLED_SITE = 1000
@@ -29,12 +29,12 @@ class Decoder(nnx.Module):
     ):
         self.linear = nnx.Linear(dim, num_labels * scores_per_label, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.scores_per_label = scores_per_label
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, POOLED_SITE)
 
     def __call__(
         self, encoded: Encoded, dropout_keys: Key[Array, "batch"] | None
     ) -> Float[Array, "batch labels scores_per_label"]:
         """Return the label scores, in `dtype`."""
-        pooled = dropout(encoded.pooled, self.dropout, dropout_keys, POOLED_SITE)
+        pooled = self.dropout(encoded.pooled, dropout_keys)
         label_scores = self.linear(pooled)
         return label_scores.reshape(label_scores.shape[0], -1, self.scores_per_label)

@@ -48,10 +48,10 @@ class Inputs:
     without NaN. categories: int32 ids of the categorical columns, 0 where missing or never seen in training.
     """
 
-    tokens: Int[Array | np.ndarray, "batch length"] | None = None
-    token_mask: Bool[Array | np.ndarray, "batch length"] | None = None
-    features: Float[Array | np.ndarray, "batch features"] | None = None
-    categories: Int[Array | np.ndarray, "batch columns"] | None = None
+    tokens: Int[Array | np.ndarray, "*stack batch length"] | None = None
+    token_mask: Bool[Array | np.ndarray, "*stack batch length"] | None = None
+    features: Float[Array | np.ndarray, "*stack batch features"] | None = None
+    categories: Int[Array | np.ndarray, "*stack batch columns"] | None = None
 
 
 @pytree_dataclass

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from mlresearch.attention import LayerNorm, MLPBlock, TokenEmbedding, masked_softmax, statistics_dtype
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.tabular import TabularTokens, prepend
@@ -72,7 +72,7 @@ class Encoder(nnx.Module):
             else None
         )
         self.dim = dim
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, EMBEDDING_SITE)
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
         """Encode `inputs.tokens` and all columns; what stands under the mask is never read."""
@@ -88,7 +88,7 @@ class Encoder(nnx.Module):
             columns = self.tabular(inputs, dropout_keys)
             pooled = pooled + columns.sum(1, dtype=statistics)
             tokens, mask = prepend(columns, tokens, mask)
-        pooled = dropout(pooled.astype(tokens.dtype), self.dropout, dropout_keys, EMBEDDING_SITE)
+        pooled = self.dropout(pooled.astype(tokens.dtype), dropout_keys)
         for layer in self.layers:
             pooled = layer(pooled, dropout_keys=dropout_keys)
         return Encoded(tokens=tokens, token_mask=mask, pooled=self.norm(pooled))

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.tabular import CategoryEmbedding
@@ -80,7 +80,7 @@ class Encoder(nnx.Module):
         self.reads_features = bool(spec.num_features)
         self.activation = activation
         self.dim = dim
-        self.dropout = dropout
+        self.dropouts = nnx.List(Dropout(dropout, SITE + number) for number in range(num_layers))
         self.dtype = dtype
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
@@ -94,7 +94,7 @@ class Encoder(nnx.Module):
             embedded = self.categories(jnp.asarray(inputs.categories), dropout_keys)
             columns.append(embedded.reshape(embedded.shape[0], -1))
         pooled = jnp.concatenate(columns, axis=-1)
-        for number, layer in enumerate(self.layers):
-            pooled = dropout(ACTIVATIONS[self.activation](layer(pooled)), self.dropout, dropout_keys, SITE + number)
+        for layer, drop in zip(self.layers, self.dropouts, strict=True):
+            pooled = drop(ACTIVATIONS[self.activation](layer(pooled)), dropout_keys)
         token_mask = jnp.ones((pooled.shape[0], 1), bool)
         return Encoded(tokens=pooled[:, None, :], token_mask=token_mask, pooled=pooled)

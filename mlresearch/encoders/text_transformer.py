@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.attention import AttentionBlock, LayerNorm, MLPBlock, TokenEmbedding, masked_mean
-from mlresearch.dropout import dropout
+from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.tabular import TabularTokens, prepend
@@ -127,7 +127,7 @@ class Encoder(nnx.Module):
         )
         self.pooling = pooling
         self.dim = dim
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, EMBEDDING_SITE)
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
         """Encode `inputs.tokens` and all columns; what stands under the mask is never read."""
@@ -137,7 +137,7 @@ class Encoder(nnx.Module):
         tokens = self.embedding(jnp.asarray(inputs.tokens), mask)
         if self.tabular is not None:
             tokens, mask = prepend(self.tabular(inputs, dropout_keys), tokens, mask)
-        tokens = dropout(tokens, self.dropout, dropout_keys, EMBEDDING_SITE)
+        tokens = self.dropout(tokens, dropout_keys)
         for layer in self.layers:
             tokens = layer(tokens, mask, dropout_keys)
         tokens = jnp.where(mask[..., None], self.norm(tokens), 0)

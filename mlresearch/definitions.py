@@ -1,0 +1,157 @@
+"""What a reader must know of each reported number: its definition, which way is better, how it is headed.
+
+A place is where a number stands in a run record: split, decision (or ``ranking``, ``loss``) and metric,
+``test.mode.micro_f1``; or one of `OTHERS`.
+"""
+
+from collections.abc import Sequence
+
+from mlresearch.errors import UserError, suggest
+from mlresearch.metrics import PRECISION_AT
+
+SPLITS = {"test": "the test split (scored once)", "validation": "the validation split"}
+
+DECISIONS = {
+    "mode": "each head's most probable label set",
+    "half": "labels with a marginal over ½",
+    "global_threshold": "labels with a marginal over one threshold, which was fitted on the validation split",
+    "label_thresholds": "labels with a marginal over their own threshold, which was fitted on the validation split",
+}
+
+_RATIOS = {"precision": "TP / (TP + FP)", "recall": "TP / (TP + FN)", "f1": "2 TP / (2 TP + FP + FN)"}
+_MEANS = {
+    "micro_{}": "{} of the sums over all labels; 0/0 = 0",
+    "macro_{}": "mean over all labels, those without a positive in the split too, of {}; 0/0 = 0",
+    "macro_{}_present": "mean over the labels with a positive in the split of {}; 0/0 = 0",
+    "weighted_{}": "mean over labels, weighted by their positives in the split, of {}; 0/0 = 0",
+    "example_{}": "mean over examples of {}; 0/0 = 0",
+}
+_AVERAGE_PRECISION = (
+    "average precision, which does not interpolate: the mean over positives of the precision among the items that "
+    "score no less"
+)
+
+HIGHER: dict[str, str] = {
+    **{mean.format(ratio): text.format(formula) for ratio, formula in _RATIOS.items() for mean, text in _MEANS.items()},
+    "example_f1": f"mean over examples of {_RATIOS['f1']}; 0/0 = 1",
+    "subset_accuracy": "share of examples with every known label right",
+    "micro_average_precision": f"all cells ranked in one list, AU(PRC) by {_AVERAGE_PRECISION}",
+    "macro_average_precision": f"mean over the labels with a positive in the split of {_AVERAGE_PRECISION}",
+    **{
+        f"precision_at_{k}": f"share of true labels among an example's {k} of highest score, mean" for k in PRECISION_AT
+    },
+}
+"""Definitions of metrics of which more is better, by name."""
+
+LOWER: dict[str, str] = {
+    "hamming_loss": "share of wrong cells among those that are known",
+    "violation_rate": "share of examples with a child predicted without one of its parents",
+    "mean": "what the head minimises in training, the mean over examples",
+}
+"""Definitions of metrics of which less is better; ``mean`` is the loss's."""
+
+NEITHER: dict[str, str] = {
+    "num_examples": "examples counted",
+    "num_labels_absent": "labels without a positive in the split",
+    "label_cardinality": "mean number of true labels an example",
+    "predicted_cardinality": "mean number of predicted labels an example",
+}
+
+OTHERS: dict[str, str] = {
+    "num_parameters": "numbers that were trained",
+    "num_steps": "steps of the optimizer",
+    "seconds.train": "wall-clock time of training",
+    "seconds.evaluate": "wall-clock time of scoring validation and test",
+}
+"""Places of a record outside its metrics."""
+
+TITLES = {
+    "macro_average_precision": "mAP",
+    "micro_average_precision": "AU(PRC)",
+    "mean": "loss",
+    **{
+        f"precision_at_{k}": f"mean over examples of the share of true labels among the k that score highest, k = {k}"
+        for k in PRECISION_AT
+    },
+}
+"""Definitions of metrics of which more is better, by name."""
+
+LOWER: dict[str, str] = {
+    "hamming_loss": "share of wrong cells among those that are known",
+    "violation_rate": "share of examples with a child predicted without one of its parents",
+    "mean": "what the head minimises in training, the mean over examples",
+}
+"""Definitions of metrics of which less is better; ``mean`` is the loss's."""
+
+NEITHER: dict[str, str] = {
+    "num_examples": "examples counted",
+    "num_labels_absent": "labels without a positive in the split",
+    "label_cardinality": "mean number of true labels an example",
+    "predicted_cardinality": "mean number of predicted labels an example",
+}
+
+OTHERS: dict[str, str] = {
+    "num_parameters": "numbers that were trained",
+    "num_steps": "steps of the optimizer",
+    "seconds.train": "wall-clock time of training",
+    "seconds.evaluate": "wall-clock time of scoring validation and test",
+}
+"""Places of a record outside its metrics."""
+
+TITLES = {
+    "macro_average_precision": "mAP",
+    "micro_average_precision": "AU(PRC)",
+    "mean": "loss",
+    **{f"precision_at_{k}": f"P@{k}" for k in PRECISION_AT},
+}
+"""How metrics are headed whose names are long."""
+
+
+def check_place(place: str) -> None:
+    """Raise `UserError` unless there may be a number at `place`; which decisions there are, records say."""
+    if place in OTHERS:
+        return
+    split, _, rest = place.partition(".")
+    group, _, metric = rest.partition(".")
+    if split not in SPLITS or not group or not metric:
+        raise UserError(
+            f"the column {place!r} is no place of a number: write a split ({', '.join(SPLITS)}), a decision (ranking, "
+            f"loss) and a metric, such as 'test.mode.micro_f1', or one of {', '.join(OTHERS)}"
+        )
+    known = HIGHER | LOWER | NEITHER
+    if metric not in known:
+        raise UserError(f"the column {place!r}: there is no metric {metric!r}{suggest(metric, known)}")
+
+
+def direction(place: str) -> int:
+    """Return 1 where more is better, −1 where less is, 0 where neither is."""
+    metric = place.rpartition(".")[2]
+    return 0 if place in OTHERS else (metric in HIGHER) - (metric in LOWER)
+
+
+def title(place: str) -> str:
+    """Return the heading of a place: the metric, and what is not the test split's ``mode``."""
+    if place in OTHERS:
+        return {"seconds.train": "seconds", "seconds.evaluate": "seconds to evaluate"}.get(place, place)
+    split, group, metric = place.split(".")
+    before = "" if split == "test" else f"{split} "
+    after = "" if group in ("mode", "ranking", "loss") else f" ({group})"
+    return f"{before}{TITLES.get(metric, metric)}{after}"
+
+
+def define(places: Sequence[str]) -> list[str]:
+    """Return what is to be read under a table of these places: a line a metric, and how labels were decided."""
+    known = HIGHER | LOWER | NEITHER
+    metrics = dict.fromkeys(place.rpartition(".")[2] for place in places if place not in OTHERS)
+    lines = [f"{TITLES.get(metric, metric)}: {known[metric]}." for metric in metrics]
+    lines += [f"{title(place)}: {OTHERS[place]}." for place in places if place in OTHERS]
+    if any(formula in line for line in lines for formula in _RATIOS.values()):
+        lines.append("TP, FP, FN: true positives, false positives and false negatives among the known cells.")
+    if any("cells" in line for line in lines):
+        lines.append("A cell is a label of an example.")
+    groups = dict.fromkeys(place.split(".")[1] for place in places if place not in OTHERS)
+    lines += [f"Predicted labels ({group}): {DECISIONS[group]}." for group in groups if group in DECISIONS]
+    splits = dict.fromkeys(place.split(".")[0] for place in places if place not in OTHERS)
+    if splits:
+        lines.append(f"Numbers are of {' and of '.join(SPLITS[split] for split in splits)}.")
+    return lines

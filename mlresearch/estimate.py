@@ -1,0 +1,132 @@
+"""What a run will cost, before it starts: one step traced without computing, and this machine's speed."""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from mlresearch.config import to_dict
+from mlresearch.data import Dataset
+from mlresearch.dropout import Hyperparameter
+from mlresearch.fit import CHUNK_BYTES
+from mlresearch.heads import Structure, check_label_values
+from mlresearch.inputs import Preprocessing, load_dataset, make_batches
+from mlresearch.model import Model
+from mlresearch.step import init_state, make_train_step
+from mlresearch.train import num_steps_of
+
+PROCESS_BYTES = 500e6
+"""What Python and the libraries take."""
+
+COMPILE_SECONDS = 10.0
+"""What starting a program takes, compilation and evaluation of a small data set included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """How fast this machine is: floating-point operations a second in a product of matrices, bytes a second copied."""
+
+    flops: float
+    bandwidth: float
+
+    @classmethod
+    def measure(cls) -> "Machine":
+        """Measure it, in about a second."""
+        left = jnp.ones((1024, 1024), jnp.float32)
+        long = jnp.ones(1 << 24, jnp.float32)
+        product = _seconds(jax.jit(lambda x: x @ x), left)
+        copy = _seconds(jax.jit(lambda x: x + 1), long)
+        return cls(2 * 1024**3 / product, 2 * long.nbytes / copy)
+
+
+def _seconds(function: Any, argument: jax.Array) -> float:
+    jax.block_until_ready(function(argument))
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a run takes: its parameters and steps, and those of its program that it adds, in seconds and bytes."""
+
+    num_parameters: int
+    num_steps: int
+    seconds: float
+    run_bytes: float
+    shared_bytes: float
+
+
+class Estimator:
+    """Traces runs of a study; what they have in common is read once."""
+
+    def __init__(self) -> None:
+        self._machine = Machine.measure()
+        self._datasets: dict[str, Dataset] = {}
+        self._preprocessed: dict[str, tuple[Preprocessing, dict[str, Any]]] = {}
+
+    def cost(self, config: ConfigDict) -> Cost:
+        """Return what a run costs by itself; a config that cannot work is a `UserError`.
+
+        Seconds: the operations of the longest step at half the speed of a product of matrices, and the parameters and
+        moments moved 8 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
+        gradient twice, one set of batches, and the scores of the validation and test splits.
+        """
+        sections = to_dict(config)
+        data_key = json.dumps(sections["data"], sort_keys=True)
+        if data_key not in self._datasets:
+            self._datasets[data_key] = load_dataset(config)
+        dataset = self._datasets[data_key]
+        key = json.dumps([sections["data"], sections["text"], sections["columns"]], sort_keys=True)
+        if key not in self._preprocessed:
+            preprocessing = Preprocessing.learn(config, dataset.train)
+            splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
+            self._preprocessed[key] = preprocessing, splits
+        preprocessing, splits = self._preprocessed[key]
+        num_labels = dataset.label_space.num_labels
+        batches = make_batches(config, splits, num_labels)
+        num_steps = num_steps_of(config, batches["train"])
+
+        def make() -> Model:
+            return Model(config, preprocessing.spec, num_labels, dataset.hierarchy, nnx.Rngs(config.seed))
+
+        model = nnx.eval_shape(make)
+        for split in splits.values():
+            check_label_values(
+                model.head, config.head.name, has_soft=split.labels.has_soft, has_unknown=split.labels.has_unknown
+            )
+        graphdef, params, rates, structure = nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[misc]
+        state = jax.eval_shape(
+            lambda params, rates: init_state(config, params, rates, num_steps, select=bool(config.train.select)),
+            params,
+            rates,
+        )
+        longest = batches["train"].gather(np.zeros(config.train.batch_size, np.int32), batches["train"].buckets[-1])
+        step = make_train_step(config, graphdef, num_labels, num_steps, None)
+        lowered = jax.jit(step).lower(state, structure, longest)
+        operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        lengths = batches["train"].split.lengths
+        share = float(lengths.mean() / max(batches["train"].buckets[-1], 1)) if lengths.any() else 1.0
+        step_seconds = 2 * operations * share / self._machine.flops + 8 * state_bytes / self._machine.bandwidth
+        evaluated = len(splits["validation"]) + len(splits["test"])
+        scores = 6.0 * evaluated * num_labels
+        batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(longest))
+        chunk = min(config.train.chunk_steps * batch_bytes, CHUNK_BYTES)
+        arrays = [array for split in splits.values() for array in (split.tokens, split.features) if array is not None]
+        return Cost(
+            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            num_steps=num_steps,
+            seconds=num_steps * step_seconds + COMPILE_SECONDS,
+            run_bytes=2.5 * state_bytes + chunk + scores,
+            shared_bytes=PROCESS_BYTES + sum(array.nbytes for array in arrays),
+        )

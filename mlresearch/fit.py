@@ -1,0 +1,325 @@
+"""The steps of runs that share a program: from where they stand to where each of them ends."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+from ml_collections import ConfigDict
+
+from mlresearch.checkpoint import Checkpoints
+from mlresearch.data.pipeline import Batch, Batches, Feed
+from mlresearch.definitions import direction
+from mlresearch.errors import UserError
+from mlresearch.events import Events
+from mlresearch.files import write_bytes
+from mlresearch.parallel import Parallel
+from mlresearch.progress import Bar
+from mlresearch.step import (
+    NO_FAILURE,
+    Best,
+    Numbers,
+    Scored,
+    StepMetrics,
+    TrainState,
+    make_eval_step,
+    make_train_chunk,
+    make_train_step,
+)
+
+CHUNK_BYTES = 64 << 20
+"""What the batches of one chunk may hold."""
+
+CHUNK_SECONDS = 1.0
+"""About how long a chunk takes at most: between chunks there are checkpoints, and a stop is heard."""
+
+Validate = Callable[[Callable[[Batch], Scored]], list[dict[str, float | None]]]
+"""Scores the validation split with an evaluation step and returns each run's metrics, by their places within it."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised after the step in which `stop` asked for it; the state after that step is what is kept."""
+
+
+class Program:
+    """What runs of one program share: the model's definition and structure, devices, and how it scores."""
+
+    def __init__(
+        self, config: ConfigDict, graphdef: nnx.GraphDef, structure: PyTree, num_labels: int, parallel: Parallel
+    ) -> None:
+        self.config = config
+        self.graphdef = graphdef
+        self.num_labels = num_labels
+        self.parallel = parallel
+        self.structure = parallel.replicate(structure)
+        self._eval_step = parallel.compile_eval(make_eval_step(config, graphdef, num_labels))
+
+    def scorer(self, params: PyTree, numbers: Numbers) -> Callable[[Batch], Scored]:
+        """Return what scores batches with parameters that are on the devices, those of all runs."""
+        return lambda batch: self.parallel.gather(
+            self._eval_step(params, numbers, self.structure, self.parallel.put_batch(batch))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What came of the steps: the state of all runs, on the devices; the step they went on from; seconds a run."""
+
+    state: TrainState
+    resumed_at: int
+    seconds: list[float]
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """Return the states of several runs as one with a leading axis of runs."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+@jax.jit
+def unstack(state: TrainState, run: Int[Array, ""]) -> TrainState:
+    """Return the state of one run."""
+    return jax.tree.map(lambda leaf: leaf[run], state)
+
+
+@jax.jit
+def choose(
+    state: TrainState, values: Float[Array, "runs"], step: Int[Array, ""], patience: Int[Array, ""]
+) -> TrainState:
+    """Keep the parameters of runs whose value is their best so far, and end those that have waited too long.
+
+    values: what they are chosen by, larger is better; step: that of the validation, at which runs that ended before
+    are not looked at; patience: in steps.
+    """
+    assert state.best is not None
+    running = (state.step == step) & (state.failed_step < 0)
+    better = running & (values > state.best.value)
+
+    def pick(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    new = Best(state.params, state.step, values.astype(state.best.value.dtype))
+    best = jax.tree.map(pick, new, state.best)
+    ends = running & (step - best.step >= patience)
+    return dataclasses.replace(state, best=best, end=jnp.where(ends, step, state.end))
+
+
+def fit(
+    program: Program,
+    state: TrainState,
+    batches: Batches,
+    num_steps: int,
+    folders: Sequence[Path],
+    identity: dict[str, str],
+    stop: Callable[[], bool],
+    description: str,
+    *,
+    phase: str = "",
+    validate: Validate | None = None,
+) -> Fitted:
+    """Train until every run has failed or reached its end, from where its checkpoints stand.
+
+    state: of all runs, before their first step. num_steps: those of the schedule. folders: one a run, where checkpoints
+    and ``metrics.jsonl`` lie, with `phase` in their names. identity: what the runs are started on. validate: is asked
+    every ``config.evaluate.every_epochs``, and at the end where parameters are chosen by it. `Stopped` is raised where
+    `stop` says True, with all that was done saved.
+    """
+    began = time.time()
+    config, parallel = program.config, program.parallel
+    train_step = make_train_step(config, program.graphdef, program.num_labels, num_steps, parallel.axis_name)
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, batches.buckets))
+    feed = Feed(batches, np.asarray(state.seed).tolist())
+    size = max(min(config.train.chunk_steps, CHUNK_BYTES // feed.bytes_per_step), 1)
+    interval = max(round(config.evaluate.every_epochs * batches.steps_per_epoch), 1)
+    before = [0.0] * len(folders)
+
+    with contextlib.ExitStack() as resources:
+        checkpoints = [
+            resources.enter_context(contextlib.closing(Checkpoints(folder, f"{phase}checkpoints")))
+            for folder in folders
+        ]
+        restored = restore_together(checkpoints, unstack(state, jnp.int32(0)), identity)
+        if restored is not None:
+            state, before = stack(restored[0]), restored[1]
+        first = at = int(state.step.max())
+        last, failed = int(state.end.max()), np.asarray(state.failed_step)
+        state = parallel.put_runs(state)
+        logs = [
+            resources.enter_context(contextlib.closing(MetricsLog(folder / f"{phase}metrics.jsonl", first)))
+            for folder in folders
+        ]
+        meter = _Meter(config.train.log_every_steps, batches.steps_per_epoch, at, logs)
+        bar = resources.enter_context(contextlib.closing(Bar(f"train {description}", last, at)))
+
+        def seconds() -> list[float]:
+            share = (time.time() - began) / len(folders)
+            return [earlier + share for earlier in before]
+
+        def save() -> None:
+            meter.flush()
+            one = parallel.fetch(state)
+            for number, (own, taken) in enumerate(zip(checkpoints, seconds(), strict=True)):
+                own.save(at, unstack(one, jnp.int32(number)), identity, taken)
+
+        def prepare(pace: float | None) -> tuple[int, Batch, np.ndarray]:
+            """Return the next chunk: as many steps as take a second, one while it is not known how long one takes."""
+            number = 1 if pace is None else max(min(size, int(CHUNK_SECONDS / max(pace, 1e-9))), 1)
+            number = max(min(number, last - at, interval - at % interval if validate else number), 0)
+            return number, *feed.chunk(at, number, size)
+
+        pace: float | None = None  # seconds a step; of the first chunk it is not known, as it is compiled then
+        saved_at, chunks = time.monotonic(), 0
+        upcoming = prepare(pace)
+        while at < last and (failed < 0).any():
+            number, chunk, buckets = upcoming
+            sent_at = time.monotonic()
+            state, metrics = train_chunk(
+                state, program.structure, parallel.put_chunk(chunk), jnp.asarray(buckets), jnp.int32(number)
+            )
+            at += number
+            upcoming = prepare(pace)  # while the devices compute
+            metrics = jax.device_get(parallel.fetch(metrics))
+            chunks += 1
+            if chunks > 1:
+                pace = (time.monotonic() - sent_at) / number
+            reached, failed = jax.device_get([parallel.fetch(state).step, parallel.fetch(state).failed_step])
+            meter.add(metrics, number, reached)
+            bar.advance(number)
+            if validate and (at % interval == 0 or (at == last and config.train.select)):
+                meter.flush()
+                reports = validate(program.scorer(state.params, state.numbers))
+                for log, report, step in zip(logs, reports, reached, strict=True):
+                    if step == at:
+                        known = {place: value for place, value in report.items() if value is not None}
+                        log.write({"step": at, "epoch": at / batches.steps_per_epoch, "validation": known})
+                if config.train.select:
+                    values = _values(reports, config.train.select)
+                    patience = config.train.patience * interval or np.iinfo(np.int32).max
+                    chosen = choose(parallel.fetch(state), values, jnp.int32(at), jnp.int32(patience))
+                    state = parallel.put_runs(chosen)
+                    last = int(parallel.fetch(state).end.max())
+            stopping = stop()
+            if stopping or time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
+                save()
+                saved_at = time.monotonic()
+            if stopping:
+                raise Stopped
+        save()
+        return Fitted(state, first, seconds())
+
+
+def _values(reports: Sequence[dict[str, float | None]], place: str) -> Float[Array, "runs"]:
+    """Return each run's number at a place, turned so that larger is better; an infinite loss is the worst."""
+    missing = [report for report in reports if place not in report]
+    if missing:
+        raise UserError(f"config.train.select is {place!r}, which these data do not have: {', '.join(missing[0])}")
+    values = [report[place] for report in reports]
+    return jnp.array([-jnp.inf if value is None else direction(place) * value for value in values])
+
+
+class _Meter:
+    """The losses and gradient norms of steps, as lines of the runs' logs: means over `every` steps."""
+
+    def __init__(self, every: int, steps_per_epoch: int, step: int, logs: Sequence["MetricsLog"]) -> None:
+        self._every = every
+        self._steps_per_epoch = steps_per_epoch
+        self._step = step
+        self._logs = logs
+        self._taken: list[np.ndarray] = []  # [steps, 2, runs], NaN where a run stood still
+
+    def add(self, metrics: StepMetrics, number: int, reached: np.ndarray) -> None:
+        """Take in the metrics of `number` steps, after which each run has reached a step."""
+        values = np.stack([metrics.loss, metrics.gradient_norm], axis=1)[:number].astype(np.float64)
+        after = self._step + 1 + np.arange(number)
+        values[(after[:, None] > reached)[:, None, :].repeat(2, axis=1)] = np.nan
+        while number:
+            part = min(self._every - self._step % self._every, number)
+            self._taken.append(values[:part])
+            values, number, self._step = values[part:], number - part, self._step + part
+            if self._step % self._every == 0:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was not written yet; a checkpoint or a stop may end a line early."""
+        if not self._taken:
+            return
+        values = np.concatenate(self._taken)
+        self._taken.clear()
+        for run, log in enumerate(self._logs):
+            took = values[~np.isnan(values[:, 0, run]), :, run]
+            if len(took):
+                loss, gradient_norm = took.mean(axis=0)
+                log.write(
+                    {
+                        "step": self._step,
+                        "epoch": self._step / self._steps_per_epoch,
+                        "train_loss": float(loss),
+                        "gradient_norm": float(gradient_norm),
+                    }
+                )
+
+
+def restore_together(
+    checkpoints: Sequence[Checkpoints], template: TrainState, identity: dict[str, str]
+) -> tuple[list[TrainState], list[float]] | None:
+    """Return the states of runs at the latest step of which all have a sound checkpoint, and the seconds they took.
+
+    None where none of them has a checkpoint. Runs that have no step in common are a `UserError`.
+    """
+    among = set.intersection(*(each.steps for each in checkpoints))
+    if not any(each.steps for each in checkpoints):
+        return None
+    while among:
+        found = [each.restore(template, identity, among) for each in checkpoints]
+        latest = min(step for step, _, _ in found)
+        if all(step == latest for step, _, _ in found):
+            # What failed may work now.
+            anew = jnp.full((), NO_FAILURE, jnp.int32)
+            states = [dataclasses.replace(state, failed_step=anew) for _, state, _ in found]
+            return states, [seconds for _, _, seconds in found]
+        among = {step for step in among if step <= latest}
+    raise UserError("these runs have no checkpoint of one step in common: train them one by one")
+
+
+class MetricsLog:
+    """``metrics.jsonl``: a line a log step or validation; lines after the step that a run goes on from are dropped.
+
+    A line has ``step`` and ``epoch``, and either ``train_loss`` and ``gradient_norm``, means since the line before, or
+    ``validation``: metrics by their places. TensorBoard's file says the same, and is made anew where the log goes on.
+    """
+
+    def __init__(self, path: Path, first: int) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if self._step(line) <= first]
+        write_bytes(path, "".join(kept).encode())
+        self._file = path.open("a")
+        self._events = Events(path.parent, path.stem)
+        for line in kept:
+            self._events.write(json.loads(line))
+
+    @staticmethod
+    def _step(line: str) -> int | float:
+        """Return the step of a line, infinity if the line is damaged or half written."""
+        try:
+            return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+        except (ValueError, KeyError, TypeError):
+            return math.inf
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append a line, on disk at once."""
+        self._file.write(json.dumps(values, allow_nan=False) + "\n")
+        self._file.flush()
+        self._events.write(values)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._events.close()

@@ -1,0 +1,195 @@
+"""What a run's stored predictions got right, example by example, and its metrics on resampled examples."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from mlresearch.data.records import Dataset
+from mlresearch.decisions import SplitScores
+from mlresearch.errors import UserError
+from mlresearch.inputs import load_dataset
+from mlresearch.label_space import LabelSets
+from mlresearch.metrics import PRECISION_AT, Edges, LabelCounts
+from mlresearch.workdir import read_decisions
+
+Sparse: TypeAlias = scipy.sparse.csr_array
+
+SPLIT = "test"
+"""The split whose examples are resampled."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """Predictions of one decision against the truth, among known labels.
+
+    hits, predicted, true, unknown: sparse 0/1 [examples, labels]. counted: whether an example has a known label; exact:
+    whether all of these are right; precision, recall, f1: the example's own; orphaned: whether a child is predicted
+    without one of its parents, None where there is no hierarchy. All of them are those of `metrics.LabelCounts`.
+    """
+
+    hits: Sparse
+    predicted: Sparse
+    true: Sparse
+    unknown: Sparse
+    counted: np.ndarray
+    exact: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    orphaned: np.ndarray | None
+
+    @classmethod
+    def of(cls, preds: Sparse, labels: LabelSets, num_labels: int, edges: Edges | None) -> "Outcome":
+        """Compare predictions, sparse 0/1 [examples, labels], with label sets."""
+        true, unknown = labels.sparse(num_labels), _unknown(labels, num_labels)
+        counted = unknown.sum(axis=1) < num_labels
+        orphaned = None
+        if edges is not None:
+            children, parents = preds[:, edges[0]], preds[:, edges[1]]
+            orphaned = (children.sum(axis=1) > children.multiply(parents).sum(axis=1)) & counted
+        preds = Sparse(preds - preds.multiply(unknown))
+        hits = Sparse(preds.multiply(true))
+        num_hits, num_preds, num_true = (matrix.sum(axis=1) for matrix in (hits, preds, true))
+        return cls(
+            *(hits, preds, true, unknown, counted),
+            exact=(num_hits == num_preds) & (num_hits == num_true) & counted,
+            precision=num_hits / np.maximum(num_preds, 1),
+            recall=num_hits / np.maximum(num_true, 1),
+            f1=np.where(num_preds + num_true == 0, 1.0, 2 * num_hits / np.maximum(num_preds + num_true, 1)) * counted,
+            orphaned=orphaned,
+        )
+
+    def counts(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[LabelCounts]:
+        """Yield the state of each resample, in which example i stands ``weights[·, i]`` times."""
+        examples = weights @ self.counted
+        hits, predicted, true, unknown = (
+            (matrix.T @ weights.T).T for matrix in (self.hits, self.predicted, self.true, self.unknown)
+        )
+        # An example without a known label adds to `unknown` for every label, but counts nowhere.
+        known = weights.sum(axis=1)[:, None] - unknown
+        exact, precision, recall, f1 = (weights @ each for each in (self.exact, self.precision, self.recall, self.f1))
+        none = np.zeros_like(examples)
+        checked, violations = (none, none) if self.orphaned is None else (examples, weights @ self.orphaned)
+        for at in range(len(weights)):
+            yield LabelCounts(
+                tp=hits[at],
+                fp=predicted[at] - hits[at],
+                fn=true[at] - hits[at],
+                known=known[at],
+                examples=examples[at],
+                exact=exact[at],
+                checked=checked[at],
+                violations=violations[at],
+                example_precision=precision[at],
+                example_recall=recall[at],
+                example_f1=f1[at],
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one run got right on the test split: decisions by name, and by k the share of true labels in each top k."""
+
+    num_examples: int
+    num_labels: int
+    decisions: Mapping[str, Outcome]
+    precision_at: Mapping[int, np.ndarray]
+
+    def metrics(
+        self, places: Sequence[str], weights: Int[np.ndarray, "resamples examples"]
+    ) -> dict[str, Float[np.ndarray, "resamples"]]:
+        """Return metrics of each resample by place, of those places that are sums over examples and are at hand."""
+        given = {}
+        for name, outcome in self.decisions.items():
+            wanted = [place for place in places if place.startswith(f"{SPLIT}.{name}.")]
+            computed = [counts.compute() for counts in outcome.counts(weights)] if wanted else []
+            for place in wanted:
+                metric = place.rpartition(".")[2]
+                if all(metric in values for values in computed):
+                    given[place] = np.array([values[metric] for values in computed])
+        for k, share in self.precision_at.items():
+            if (place := f"{SPLIT}.ranking.precision_at_{k}") in places:
+                given[place] = weights @ share / weights.sum(axis=1)
+        return given
+
+
+class OutcomeReader:
+    """Reads the outcomes of runs from their folders; each data set is loaded once."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+
+    def read(self, folder: Path, config: ConfigDict, fingerprint: str, places: Sequence[str]) -> Outcomes:
+        """Return what `places` need of the run in `folder`; predictions or data that are not at hand: a `UserError`.
+
+        fingerprint: of the data that the run was made on.
+        """
+        path = folder / f"predictions_{SPLIT}.npz"
+        if not path.is_file():
+            raise UserError(f"there is no {path}")
+        if fingerprint not in self._datasets:
+            dataset = load_dataset(config)
+            if dataset.fingerprint != fingerprint:
+                raise UserError(f"{dataset.name} is not what it was when the run in {folder} was made")
+            self._datasets[fingerprint] = dataset
+        dataset = self._datasets[fingerprint]
+        with np.load(path) as stored:
+            return read_outcomes(dict(stored), dataset, folder, places)
+
+
+def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Path, places: Sequence[str]) -> Outcomes:
+    """Return the outcomes of predictions as `evaluate.write_predictions` stored them.
+
+    Where only the most probable labels were stored, the others count as impossible.
+    """
+    labels, num_labels = dataset.splits[SPLIT].labels, dataset.label_space.num_labels
+    hierarchy = dataset.hierarchy
+    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    ids, offsets = stored["mode_ids"], stored["mode_offsets"]
+    if len(offsets) != len(labels) + 1:
+        raise UserError(f"{folder} holds predictions of {len(offsets) - 1} examples, the split has {len(labels)}")
+    mode = Sparse((np.ones(len(ids), np.int64), ids, offsets), shape=(len(labels), num_labels))
+    preds = {"mode": mode}
+    groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
+    decisions = read_decisions(folder) if groups - {"mode", "ranking", "loss"} else {}
+    if decisions:
+        log_marginals = stored["log_marginals"]
+        if "label_ids" in stored:
+            log_marginals = np.full((len(labels), num_labels), -np.inf, np.float32)
+            np.put_along_axis(log_marginals, stored["label_ids"], stored["log_marginals"], 1)
+        true, known = labels.multi_hot(num_labels), labels.known(num_labels)
+        scores = SplitScores(SPLIT, log_marginals, true, mode.toarray() > 0, dataset.fingerprint, known)
+        preds |= {
+            name: Sparse(decision.apply(scores).astype(np.int64))
+            for name, decision in decisions.items()
+            if name in groups
+        }
+    return Outcomes(
+        len(labels),
+        num_labels,
+        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items() if name in groups},
+        {} if "ranking" not in groups or labels.has_unknown else _precision_at(stored, labels, num_labels),
+    )
+
+
+def _precision_at(stored: Mapping[str, np.ndarray], labels: LabelSets, num_labels: int) -> dict[int, np.ndarray]:
+    """Return the share of true labels among the k that score highest, float [examples], by k."""
+    scores = stored["log_marginals"]
+    ids = stored["label_ids"] if "label_ids" in stored else np.broadcast_to(np.arange(num_labels), scores.shape)
+    best = np.lexsort((ids, -scores), axis=1)[:, : max(PRECISION_AT)]  # of equal scores the first label
+    cells = np.take_along_axis(ids, best, 1) + num_labels * np.arange(len(labels), dtype=np.int64)[:, None]
+    hits = np.isin(cells, labels.ids[labels.on] + num_labels * labels.rows[labels.on])
+    return {k: hits[:, :k].mean(axis=1) for k in PRECISION_AT if k <= num_labels}
+
+
+def _unknown(labels: LabelSets, num_labels: int) -> Sparse:
+    """Return the sparse 0/1 [examples, labels] matrix of labels that are unknown."""
+    unknown = np.zeros(len(labels.ids), bool) if labels.values is None else np.isnan(labels.values)
+    cells = (labels.rows[unknown], labels.ids[unknown])
+    return Sparse((np.ones(len(cells[0]), np.int64), cells), shape=(len(labels), num_labels))

@@ -1,0 +1,249 @@
+"""Runs a study: what is missing or failed, several runs to a program, on this machine or on a cluster.
+
+A run is done when its record, a small JSON file, stands in the study's ``records/``; the run itself lies in
+``WORKDIR/<run id>/``. Whoever works on a run holds a lock on it, so that several launchers on one study share its runs;
+a lock goes with its process, however that ends.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlresearch import environment, workdir
+from mlresearch.baselines import train_baseline
+from mlresearch.config import to_dict, together
+from mlresearch.files import write_json
+from mlresearch.fit import Stopped
+from mlresearch.inputs import load_dataset
+from mlresearch.launch import Inline, Local, Slurm, Task
+from mlresearch.study import Study, StudyRun
+from mlresearch.train import train_together
+
+WORKDIR = Path("runs")
+"""Where the runs of all studies lie unless told otherwise, a folder a study."""
+
+POLL_SECONDS = 2.0
+"""How often is looked whether a run that another launcher works on has ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study and where it stands.
+
+    number: its place among the study's runs. folder: of the run. record: its record in the study, None where it has
+    none. lock: the file that whoever works on it holds.
+    """
+
+    number: int
+    run: StudyRun
+    run_id: str
+    folder: Path
+    records: Path
+
+    @property
+    def record_file(self) -> Path:
+        """Where its record stands, or is to stand."""
+        found = sorted(self.records.glob(f"*.{self.run_id}.json"))
+        words = re.sub(r"[^A-Za-z0-9.+=-]+", "_", f"{self.run.data}-{self.run.row}")[:80]
+        return found[0] if found else self.records / f"{words}-seed{self.run.seed}.{self.run_id}.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether the study has its record."""
+        return self.record_file.exists()
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever works on it holds."""
+        return self.folder.parent / "locks" / self.run_id
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the run, and say whether that was possible: not where another process holds it."""
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether some process works on it."""
+        with self.held() as mine:
+            return not mine
+
+    def write_record(self, record: dict[str, Any], study: Study) -> None:
+        """Put its run record into the study, with what says which run it is."""
+        self.records.mkdir(parents=True, exist_ok=True)
+        which = {
+            "run_id": self.run_id,
+            "config_hash": self.run.config_hash,
+            "row": self.run.row,
+            "overrides": self.run.overrides,
+            "study": study.name,
+        }
+        write_json(self.record_file, which | record)
+
+
+def plan(
+    study: Study, folder: Path, records: Path | None = None, numbers: Sequence[int] | None = None
+) -> list[PlannedRun]:
+    """Return the runs of a study, which takes the fingerprint of every data set: it is prepared if need be.
+
+    folder: where runs lie. records: of runs that are done, those of the study unless told otherwise. numbers: which
+    runs, all unless told otherwise.
+    """
+    fingerprints: dict[str, str] = {}
+    planned = []
+    for number in range(len(study.runs)) if numbers is None else numbers:
+        run = study.runs[number]
+        key = json.dumps(to_dict(run.config)["data"], sort_keys=True)
+        if key not in fingerprints:
+            fingerprints[key] = load_dataset(run.config).fingerprint
+        run_id = run.run_id(fingerprints[key])
+        planned.append(PlannedRun(number, run, run_id, folder / run_id, records or study.records))
+    return planned
+
+
+def packs(runs: Sequence[PlannedRun], size: int, places: int) -> list[list[PlannedRun]]:
+    """Deal runs out to programs of at most `size` runs that can share one, at least `places` of them if possible.
+
+    Runs of one program have the same config but for what `config.together` leaves out, and checkpoints at a common
+    step.
+    """
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        steps = sorted(workdir.checkpoint_steps(run.folder))
+        alone = run.run_id if run.run.baseline else ""
+        key = json.dumps([alone, steps, together(run.run.config)], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    fair = max(-(-len(runs) // max(places, 1)), 1)
+    most = max(min(size, fair), 1)
+    return [list(pack) for group in groups.values() for pack in _cut(group, most)]
+
+
+def _cut(runs: list[PlannedRun], most: int) -> Iterator[list[PlannedRun]]:
+    """Cut runs into as few parts as possible of nearly equal size."""
+    count = -(-len(runs) // most)
+    bounds = [part * len(runs) // count for part in range(count + 1)]
+    return (runs[start:end] for start, end in itertools.pairwise(bounds))
+
+
+def run_pack(
+    study_folder: str, folder: str, records: str, numbers: Sequence[int], stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Train the runs of a study with these numbers in one program, but those that are done or held by others."""
+    study = Study.load(study_folder)
+    with contextlib.ExitStack() as held:
+        planned = plan(study, Path(folder), Path(records), numbers)
+        mine = [run for run in planned if held.enter_context(run.held()) and not run.done]
+        try:
+            for run in mine:
+                if run.run.baseline is not None:
+                    train_baseline(run.run.baseline, run.run.config, run.folder, study.sources)
+            trained = [run for run in mine if run.run.baseline is None]
+            if trained:
+                configs, folders = [run.run.config for run in trained], [run.folder for run in trained]
+                train_together(configs, folders, stop, study.sources)
+        finally:  # where some runs fail, others are finished
+            for run in mine:
+                record = workdir.finished_record(run.folder)
+                if record is not None:
+                    run.write_record(record, study)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A run that failed: the last line of what was said, and the file of all of it."""
+
+    run: PlannedRun
+    error: str
+    log: Path | None
+
+
+def sweep(
+    study: Study,
+    planned: Sequence[PlannedRun],
+    launcher: Inline | Local | Slurm,
+    size: int,
+    show: Callable[[Sequence[Task]], None],
+    stop: Callable[[], bool],
+) -> list[Failure]:
+    """Run what is not done, programs of at most `size` runs at a time; returns what failed.
+
+    Where a program of several runs ends before they do, they are tried one by one. Runs that others hold are waited
+    for, and taken over if they are let go unfinished. show: is given where all programs stand, again and again.
+    """
+    failures: dict[str, Failure] = {}
+    alone: set[str] = set()
+    places = launcher.workers if isinstance(launcher, Local) else 1
+    folder = planned[0].folder.parent
+    while True:
+        left = [run for run in planned if not run.done and run.run_id not in failures]
+        if not left:
+            return list(failures.values())
+        free = [run for run in left if not run.is_held]
+        if not free:
+            show([])
+            if stop():
+                raise Stopped
+            time.sleep(POLL_SECONDS)
+            continue
+        dealt = packs([run for run in free if run.run_id not in alone], size, places)
+        dealt += [[run] for run in free if run.run_id in alone]
+        by_name = {f"{pack[0].run_id}" + (f"+{len(pack) - 1}" if len(pack) > 1 else ""): pack for pack in dealt}
+        work = {
+            name: (str(study.folder), str(folder), str(pack[0].records), [run.number for run in pack])
+            for name, pack in by_name.items()
+        }
+        tasks: list[Task] = []
+        for tasks in launcher.launch(run_pack, work, folder / "logs", stop):
+            show(tasks)
+        for task in tasks:
+            for run in by_name[task.name]:
+                if task.state != "failed" or run.done:
+                    continue
+                own = _own_error(run)
+                if len(by_name[task.name]) > 1 and own is None:
+                    alone.add(run.run_id)
+                else:
+                    last = (task.error.strip().splitlines() or [""])[-1]
+                    failures[run.run_id] = Failure(run, own or last, task.log)
+
+
+def _own_error(run: PlannedRun) -> str | None:
+    """Return what the run itself says that it failed of, None where it does not say so."""
+    if not (run.folder / "run.json").exists():
+        return None
+    record = workdir.read_record(run.folder)
+    return str(record.get("error")) if record["status"] == "failed" else None
+
+
+def stale(planned: Sequence[PlannedRun], study: Study) -> list[PlannedRun]:
+    """Return the runs that are done, but by other code than today's."""
+    today = environment.code_hash(study.sources)
+    done = [run for run in planned if run.done]
+    return [run for run in done if json.loads(run.record_file.read_text())["code_hash"] != today]
+
+
+def set_aside(runs: Sequence[PlannedRun]) -> None:
+    """Move the folders of runs out of the way, keeping them, and delete their records, so that they are made again."""
+    for run in runs:
+        old = json.loads(run.record_file.read_text())["code_hash"][:8]
+        if run.folder.exists():
+            aside = run.folder.with_name(f"{run.run_id}.{old}")
+            if aside.exists():
+                shutil.rmtree(aside)
+            run.folder.rename(aside)
+        run.record_file.unlink()
