@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test lint format bench bench-peers lock clean
 
 demo: .venv/installed
-	$(BIN)/python -m experiments.demo.run
+	MLRESEARCH_DATA_DIR=$${MLRESEARCH_DATA_DIR:-demo/data} $(BIN)/mlresearch reproduce experiments/demo --workdir=demo \
+		--launcher=local
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -22,6 +23,9 @@ format: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m experiments.bench.run
+
+bench-peers: .venv/installed
+	$(BIN)/python -m experiments.bench.peers
 
 # The lock file pins every version with its hashes, for Python 3.11 to 3.13, and names no package index.
 lock: .venv/installed

@@ -105,8 +105,28 @@ def attend(
     statistics = statistics_dtype(queries.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=statistics)
     scores = scores / np.sqrt(queries.shape[-1]).astype(statistics)
-    weights = jax.nn.softmax(scores) if mask is None else masked_softmax(scores, mask[:, None])
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(statistics).min)
+    weights = jax.nn.softmax(scores).astype(values.dtype)
+    read = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+    # Where any key may be read, the weights of the others are 0 already; what reads none is smaller than the weights.
+    return read if mask is None else jnp.where(mask.any(-1)[..., None, None], read, 0)
+
+
+def affine(x: Float[Array, "*shape n"], *layers: nnx.Linear) -> tuple[Float[Array, "*shape m"], ...]:
+    """Return ``x · kernel + bias`` of each layer, all of one shape, in the dtype of `x`: one product of two matrices.
+
+    XLA on CPU copies transposed operands for the gradients of products with more than two axes.
+    """
+    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1).astype(x.dtype)
+    bias = jnp.concatenate([layer.bias[...] for layer in layers]).astype(x.dtype)  # type: ignore[index]  # all have one
+    flat = x.reshape(-1, x.shape[-1])
+    rows, columns = kernel.shape
+    if rows > columns and rows % columns == 0:
+        # The gradient of a tall kernel takes twice as long as that of a wide one, or of square blocks.
+        flat, kernel = flat.reshape(len(flat), -1, columns), kernel.reshape(-1, columns, columns)
+    projected = jnp.tensordot(flat, kernel, flat.ndim - 1) + bias
+    return tuple(part.reshape(*x.shape[:-1], -1) for part in jnp.split(projected, len(layers), axis=-1))
 
 
 class AttentionBlock(nnx.Module):
@@ -158,21 +178,16 @@ class AttentionBlock(nnx.Module):
     ) -> Float[Array, "batch queries dim"]:
         """Return `x` plus what its queries read; an `x` of batch 1 serves every example of `context`."""
         normed = self.norm(x)
-        context = normed if context is None else context
-
-        def heads(projected: Array) -> Array:
-            return projected.reshape(*projected.shape[:-1], self.num_heads, -1)
-
-        queries, keys, values = (
-            heads(self.query(normed)),
-            heads(self.key(context)),
-            heads(self.value(context)),
-        )
+        if context is None:
+            projected = affine(normed, self.query, self.key, self.value)
+        else:
+            projected = (*affine(normed, self.query), *affine(context, self.key, self.value))
+        queries, keys, values = (part.reshape(*part.shape[:-1], self.num_heads, -1) for part in projected)
         if self.rotary:
             queries, keys = rotate(queries), rotate(keys)
         queries = jnp.broadcast_to(queries, (keys.shape[0], *queries.shape[1:]))
         read = attend(queries, keys, values, mask)
-        read = self.out(read.reshape(*read.shape[:-2], -1))
+        (read,) = affine(read.reshape(*read.shape[:-2], -1), self.out)
         return x + self.dropout(read, dropout_keys)
 
 
@@ -202,5 +217,6 @@ class MLPBlock(nnx.Module):
         self, x: Float[Array, "batch *shape dim"], *, dropout_keys: Key[Array, "batch"] | None
     ) -> Float[Array, "batch *shape dim"]:
         """Return `x` with the perceptron's output added."""
-        update = self.contract(jax.nn.gelu(self.expand(self.norm(x))))
+        (hidden,) = affine(self.norm(x), self.expand)
+        (update,) = affine(jax.nn.gelu(hidden), self.contract)
         return x + self.dropout(update, dropout_keys)

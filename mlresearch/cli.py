@@ -1,4 +1,4 @@
-"""The commands: ``mlresearch train | evaluate | predict | table | data | doctor``."""
+"""The commands: ``mlresearch train | evaluate | predict | sweep | reproduce | table | data | doctor``."""
 
 import importlib.metadata
 import json
@@ -29,6 +29,9 @@ USAGE = """usage: mlresearch COMMAND [--flags]
   evaluate  --workdir=DIR --split=validation|test [--json]         the metrics of a trained run
   predict   --workdir=DIR --text "..."                             labels of a text
             --workdir=DIR --input F.jsonl --output G.jsonl         labels of many: {"text": ...} a line
+  sweep     STUDY [--dry-run] [--pack=10] [--stale]                run what is missing of experiments/STUDY
+            [--launcher=inline|local|slurm] [--workers=2] ...      here, in several processes, on a cluster
+  reproduce STUDY [--workdir=DIR] [...]                            run all of it anew, and compare with its records
   table     STUDY | RUN ... [--format=markdown|latex|csv|json]     mean ± sd over seeds, with paired tests
             ... [--allow=missing,code,data] [--workdir=DIR]        with faults marked; where a study's runs lie
   data      list                                                   data sets by name
@@ -270,25 +273,65 @@ def sweep(argv: list[str]) -> int:
 
     from mlresearch.sweep import plan, set_aside, stale
 
-    planned = plan(study, _sweep_folder(values, study))
+    everything = plan(study, _sweep_folder(values, study))
+    planned = [run for run in everything if run.run.trial is None]
     old = stale(planned, study)
     if old and values.stale and not values.dry_run:
         set_aside(old)
     elif old:
         print(f"{len(old)} runs were made by other code than today's; --stale runs them again", file=sys.stderr)
-    if values.dry_run:
-        return _dry_run(planned, values.pack)
-    return _run_sweep(values, study, planned)
+    old = stale([run for run in everything if run.run.trial is not None], study)
+    if old:
+        print(f"{len(old)} trials were made by other code than today's; a new --workdir searches anew", file=sys.stderr)
+    failed = 0
+    if planned:
+        failed = _dry_run(planned, values.pack) if values.dry_run else _run_sweep(values, study, planned)
+    if study.search is not None:
+        failed = max(failed, _dry_run_search(values, study) if values.dry_run else _run_search(values, study))
+    return failed
+
+
+def reproduce(argv: list[str]) -> int:
+    """Make a study anew, and compare its table with the committed records; the exit status is 1 where they differ."""
+    values = flags.FlagValues()
+    _define_sweep(values)
+    study = _parse_study(values, argv)
+
+    from mlresearch.results import compare, read_study
+    from mlresearch.sweep import plan
+    from mlresearch.tabulate import FAULTS, tabulate
+    from mlresearch.typeset import FORMATS
+
+    if not study.runs or not any(study.records.glob("*.json")):
+        raise UserError(
+            f"{study.records} holds no records to compare with: 'mlresearch sweep {study.folder}' makes them"
+        )
+    folder = _sweep_folder(values, study)
+    records = folder / "records"
+    failed = _run_sweep(values, study, plan(study, folder, records))
+    made, committed = read_study(study, folder, records), read_study(study, folder)
+    print(FORMATS["markdown"](tabulate(made, study.table, tuple(FAULTS))).rstrip("\n"))
+    lines = compare(made, committed, study.table)
+    apart = [line for line in lines if not line.within]
+    for line in apart:
+        print(line)
+    print(
+        f"\n{len(lines) - len(apart)} of {len(lines)} numbers agree with {study.records}, to within their tolerance or "
+        "two standard errors, whichever is more"
+    )
+    return 1 if failed or apart else 0
 
 
 def _dry_run(planned: "list[PlannedRun]", size: int) -> int:
     """Trace every program that is missing, and print the runs, their time and their memory."""
     from mlresearch.estimate import Estimator
-    from mlresearch.sweep import packs
+    from mlresearch.sweep import check, packs
 
     estimator, total = Estimator(), 0.0
+    missing = [run for run in planned if not run.done]
+    check(missing, estimator)
     print(f"{'run id':14}{'data':22}{'row':40}{'seed':>5}{'steps':>9}{'parameters':>12}{'minutes':>9}{'GB':>7}")
-    for number, pack in enumerate(packs([run for run in planned if not run.done], size, 1), 1):
+    for number, pack in enumerate(packs(missing, size, 1), 1):
         for place, run in enumerate(pack):
             words = f"{run.run_id:14}{run.run.data[:21]:22}{run.run.row[:39]:40}{run.run.seed:5}"
             if run.run.baseline is not None:
@@ -301,7 +344,7 @@ def _dry_run(planned: "list[PlannedRun]", size: int) -> int:
             print(f"{words}{cost.num_steps:9,}{cost.num_parameters:12,}{cost.seconds / 60:9.1f}{program}")
         if len(pack) > 1:
             print(f"  program {number}: these {len(pack)} runs together")
-    done = sum(run.done for run in planned)
+    done = len(planned) - len(missing)
     print(
         f"{len(planned)} runs, {done} done; the others take about {total / 60:.0f} minutes one by one on this machine"
     )
@@ -332,12 +375,66 @@ def _run_sweep(values: flags.FlagValues, study: "Study", planned: "list[PlannedR
     return 1 if failures else 0
 
 
+def _dry_run_search(values: flags.FlagValues, study: "Study") -> int:
+    """Trace a trial at the first and one at the last end of all that is searched, and print what they take."""
+    from mlresearch.estimate import Estimator
+    from mlresearch.study import make_run
+    from mlresearch.trials import Trials
+
+    assert study.search is not None
+    folder, estimator = _sweep_folder(values, study), Estimator()
+    begun = f"{Trials(study, folder, study.records).standing()}" if (folder / "search.journal").exists() else "none yet"
+    print(f"search: {study.search.trials} trials; {begun}")
+    for place in (0, -1):
+        ends = {key: each.examples[place] for key, each in study.search.space.items()}
+        cost = estimator.cost(make_run(study.search.overrides(0, ends)).config)
+        print(
+            f"  {', '.join(f'{key}={value}' for key, value in ends.items())}: {cost.num_steps:,} steps, "
+            f"{cost.num_parameters:,} parameters, {cost.seconds / 60:.1f} minutes, "
+            f"{(cost.shared_bytes + cost.run_bytes) / 1e9:.1f} GB"
+        )
+    return 0
+
+
+def _run_search(values: flags.FlagValues, study: "Study") -> int:
+    """Work on a study's search, and print its best trial; the exit status is 1 where it has none, or was given up."""
+    from mlresearch.definitions import title
+    from mlresearch.launch import Inline
+    from mlresearch.trials import Standing, search
+
+    assert study.search is not None
+    launcher = _launcher(values)
+    shown = ""
+
+    def show(standing: Standing) -> None:
+        nonlocal shown
+        if str(standing) != shown and not isinstance(launcher, Inline):  # which says itself what comes of each trial
+            shown = str(standing)
+            print(f"{study.name}: {shown}", file=sys.stderr, flush=True)
+
+    folder = _sweep_folder(values, study)
+    workers = 1 if isinstance(launcher, Inline) else values.workers
+    standing, gave_up = search(study, folder, launcher, workers, show, _stop_on_signal())
+    for task in gave_up:
+        error = (task.error.strip().splitlines() or [""])[-1]
+        print(f"FAILED {task.name}: {error}; see {task.log}", file=sys.stderr)
+    for number, error in standing.failed.items():
+        print(f"FAILED trial {number}: {error}", file=sys.stderr)
+    print(f"{study.name}: {study.search.trials} trials: {standing}")
+    if standing.best is not None:
+        place = f"validation.{study.search.metric}"
+        print(f"best: trial {standing.best.number}, {title(place)} {standing.value:.4f}, in {standing.best.folder}")
+        for key in study.search.space:
+            print(f"  --config.{key}={standing.best.run.overrides[key]}")
+    return 1 if gave_up or standing.best is None else 0
+
+
 def _define_sweep(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "Where runs lie; runs/STUDY unless told otherwise.", flag_values=values)
     flags.DEFINE_integer("pack", 10, "At most so many runs in one program.", lower_bound=1, flag_values=values)
     kinds = ["inline", "local", "slurm"]
     flags.DEFINE_enum("launcher", "inline", kinds, "This process, several, or a cluster.", flag_values=values)
-    flags.DEFINE_integer("workers", 2, "local: processes at once.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("workers", 2, "Of a search, or local: processes at once.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("timeout_min", 24 * 60, "slurm: minutes a job.", flag_values=values)
     flags.DEFINE_string("partition", None, "slurm: the partition.", flag_values=values)
     flags.DEFINE_integer("gpus", None, "slurm: GPUs a job.", flag_values=values)
@@ -512,6 +609,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "predict": predict,
     "sweep": sweep,
+    "reproduce": reproduce,
     "table": table,
     "data": data,
     "doctor": doctor,

@@ -1,6 +1,5 @@
 """The one base config, and its checks. A config file overrides what it needs and nothing else."""
 
-import ast
 import dataclasses
 import importlib
 import inspect
@@ -31,6 +30,9 @@ MAY_CHANGE = (
     *("train.log_every_steps", "train.checkpoint_every_seconds", "train.chunk_steps", "train.replica"),
 )
 """Settings, by how their keys begin, that do not change what one run computes: they may differ when it goes on."""
+
+MAY_DIFFER = "only in their seeds, the optimizer's numbers, dropout rates and weights of the loss"
+"""In which settings runs of one program may differ, in words."""
 
 PARTS = {"encoder": "Encoder", "decoder": "Decoder", "head": "Head", "loss": "Loss"}
 """Kinds of parts, each a section of the config and a package (loss: losses), and the class that a file of it holds."""
@@ -184,19 +186,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
         raise UserError(f"config.{odd[0]} is unknown or missing: start from base_config(), and add or delete nothing")
     resolved = ConfigDict(to_dict(config))
     for kind in PARTS:
-        chosen = resolved[kind].name
-        hints = typing.get_type_hints(part_class(kind, chosen).__init__)
-        for option, value in resolved[kind][chosen].items():
-            key = f"config.{kind}.{chosen}.{option}"
-            choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
-            if choices and value not in choices:
-                raise UserError(f"{key} is {value!r}{suggest(value, choices)}")
-            if option.endswith("dropout") and not 0 <= value < 1:
-                raise UserError(f"{key} is {value}; it is a probability below 1")
-            least = 1 if "dim" in option or "ratio" in option or option == "num_heads" else 0
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise UserError(f"{key} is {value}; it must be at least {least}")
-        for name in set(part_names(kind)) - {chosen}:
+        _check_options(resolved, kind)
+        for name in set(part_names(kind)) - {resolved[kind].name}:
             del resolved[kind][name]
     source = resolved.data.name.partition("/")[0]
     data.check_name(resolved.data.name)
@@ -205,6 +196,21 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _check_values(resolved)
     preparation(resolved)
     return resolved.lock()
+
+
+def _check_options(config: ConfigDict, kind: str) -> None:
+    chosen = config[kind].name
+    hints = typing.get_type_hints(part_class(kind, chosen).__init__)
+    for option, value in config[kind][chosen].items():
+        key = f"config.{kind}.{chosen}.{option}"
+        choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else ()
+        if choices and value not in choices:
+            raise UserError(f"{key} is {value!r}{suggest(value, choices)}")
+        if option.endswith("dropout") and not 0 <= value < 1:
+            raise UserError(f"{key} is {value}; it is a probability below 1")
+        least = 1 if "dim" in option or "ratio" in option or option == "num_heads" else 0
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise UserError(f"{key} is {value}; it must be at least {least}")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -280,23 +286,46 @@ def replicas(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         raise UserError(f"config.train.replica_overrides has {len(texts)} entries for {config.train.replicas} replicas")
     if config.train.replicas == 1 and not texts:
         return [("", config)]
-    made = []
+    flat = flatten(to_dict(config))
+    made: dict[str, ConfigDict] = {}
     for number in range(config.train.replicas):
         own = ConfigDict(to_dict(config))
         own.seed = config.seed + number
-        settings = [word for word in (texts[number] if texts else "").split(",") if word]
+        settings = [word.strip() for word in (texts[number] if texts else "").split(",") if word.strip()]
         for setting in settings:
             key, _, value = setting.partition("=")
             check_key(key)
+            if key not in flat:
+                raise UserError(f"config.train.replica_overrides[{number}]: no part that is chosen reads config.{key}")
+            if not _may_differ(key, flat[key]):
+                raise UserError(f"replicas cannot differ in config.{key}: {MAY_DIFFER}")
             try:
-                own.update_from_flattened_dict({key: ast.literal_eval(value)})
-            except (ValueError, SyntaxError, TypeError, KeyError) as error:
-                raise UserError(f"config.train.replica_overrides[{number}]: {setting!r}: {error}") from None
+                own.update_from_flattened_dict({key: type(flat[key])(value)})
+            except ValueError:
+                raise UserError(
+                    f"config.train.replica_overrides[{number}]: {setting!r} is not a setting and a number, such as "
+                    "optim.learning_rate=1e-3"
+                ) from None
         own.train.replicas, own.train.replica_overrides = 1, ()
-        made.append(("+".join([f"seed_{own.seed}", *settings]), own.lock()))
-    for _, other in made[1:]:
-        check_together(made[0][1], other)
-    return made
+        for kind in PARTS:
+            _check_options(own, kind)
+        _check_values(own)
+        name = "+".join([f"seed_{own.seed}", *settings])
+        if name in made:
+            raise UserError(f"config.train.replica_overrides[{number}]: there are two replicas {name}")
+        made[name] = own.lock()
+    first, *others = made.values()
+    for other in others:
+        check_together(first, other)
+    return list(made.items())
+
+
+def _may_differ(key: str, value: Any) -> bool:
+    """Return whether runs of one program may differ in a setting: the seed, and numbers of the computation."""
+    section, _, option = key.partition(".")
+    if section == "optim":
+        return option in NUMBERS
+    return isinstance(value, float) if section == "loss" else key == "seed" or key.endswith("dropout")
 
 
 def together(config: ConfigDict) -> dict[str, Any]:
@@ -306,20 +335,11 @@ def together(config: ConfigDict) -> dict[str, Any]:
     Numbers that switch a part off at 0 must all be 0 or none.
     """
 
-    def shared(key: str, value: Any) -> bool:
-        """Return whether a setting is shared, or whether it is 0 is."""
-        section, _, option = key.partition(".")
-        if section == "optim":
-            return option not in NUMBERS
-        if section == "loss":
-            return not isinstance(value, float)
-        return key != "seed" and not option.endswith("dropout")
-
     def switches(key: str) -> bool:
         return key.endswith("dropout") or key.removeprefix("optim.") in SWITCHES
 
     settings = identity(config)
-    common = {key: value for key, value in settings.items() if shared(key, value)}
+    common = {key: value for key, value in settings.items() if not _may_differ(key, value)}
     return common | {f"{key} is 0": settings[key] == 0 for key in settings if switches(key)}
 
 
@@ -331,8 +351,7 @@ def check_together(one: ConfigDict, other: ConfigDict) -> None:
             raise UserError(
                 f"replicas cannot differ in whether config.{key}"
                 if key.endswith(" is 0")
-                else f"replicas cannot differ in config.{key}: only in their seeds, the optimizer's numbers, dropout "
-                "rates and weights of the loss"
+                else f"replicas cannot differ in config.{key}: {MAY_DIFFER}"
             )
 
 

@@ -69,39 +69,6 @@ TITLES = {
     "macro_average_precision": "mAP",
     "micro_average_precision": "AU(PRC)",
     "mean": "loss",
-    **{
-        f"precision_at_{k}": f"mean over examples of the share of true labels among the k that score highest, k = {k}"
-        for k in PRECISION_AT
-    },
-}
-"""Definitions of metrics of which more is better, by name."""
-
-LOWER: dict[str, str] = {
-    "hamming_loss": "share of wrong cells among those that are known",
-    "violation_rate": "share of examples with a child predicted without one of its parents",
-    "mean": "what the head minimises in training, the mean over examples",
-}
-"""Definitions of metrics of which less is better; ``mean`` is the loss's."""
-
-NEITHER: dict[str, str] = {
-    "num_examples": "examples counted",
-    "num_labels_absent": "labels without a positive in the split",
-    "label_cardinality": "mean number of true labels an example",
-    "predicted_cardinality": "mean number of predicted labels an example",
-}
-
-OTHERS: dict[str, str] = {
-    "num_parameters": "numbers that were trained",
-    "num_steps": "steps of the optimizer",
-    "seconds.train": "wall-clock time of training",
-    "seconds.evaluate": "wall-clock time of scoring validation and test",
-}
-"""Places of a record outside its metrics."""
-
-TITLES = {
-    "macro_average_precision": "mAP",
-    "micro_average_precision": "AU(PRC)",
-    "mean": "loss",
     **{f"precision_at_{k}": f"P@{k}" for k in PRECISION_AT},
 }
 """How metrics are headed whose names are long."""

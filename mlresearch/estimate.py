@@ -1,24 +1,29 @@
 """What a run will cost, before it starts: one step traced without computing, and this machine's speed."""
 
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from mlresearch.config import to_dict
+from mlresearch.baselines import texts_of
+from mlresearch.config import to_dict, together
 from mlresearch.data import Dataset
+from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.dropout import Hyperparameter
 from mlresearch.fit import CHUNK_BYTES
 from mlresearch.heads import Structure, check_label_values
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import Model
-from mlresearch.step import init_state, make_train_step
+from mlresearch.step import TrainState, init_state, make_train_step
 from mlresearch.train import num_steps_of
 
 PROCESS_BYTES = 500e6
@@ -66,26 +71,51 @@ class Cost:
     shared_bytes: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A program of one run: its step as a function of what is only shapes, and the data that it is to see."""
+
+    step: Callable[..., Any]
+    arguments: tuple[TrainState, PyTree, Batch]
+    splits: dict[str, EncodedSplit]
+    batches: Batches
+    num_labels: int
+    num_steps: int
+
+
 class Estimator:
-    """Traces runs of a study; what they have in common is read once."""
+    """Traces runs of a study; what they have in common is read and traced once."""
 
     def __init__(self) -> None:
-        self._machine = Machine.measure()
         self._datasets: dict[str, Dataset] = {}
-        self._preprocessed: dict[str, tuple[Preprocessing, dict[str, Any]]] = {}
+        self._preprocessed: dict[str, tuple[Preprocessing, dict[str, EncodedSplit]]] = {}
+        self._traced: dict[str, Traced] = {}
+        self._costs: dict[str, Cost] = {}
 
-    def cost(self, config: ConfigDict) -> Cost:
-        """Return what a run costs by itself; a config that cannot work is a `UserError`.
+    @functools.cached_property
+    def _machine(self) -> Machine:
+        return Machine.measure()
 
-        Seconds: the operations of the longest step at half the speed of a product of matrices, and the parameters and
-        moments moved 8 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
-        gradient twice, one set of batches, and the scores of the validation and test splits.
-        """
-        sections = to_dict(config)
-        data_key = json.dumps(sections["data"], sort_keys=True)
-        if data_key not in self._datasets:
-            self._datasets[data_key] = load_dataset(config)
-        dataset = self._datasets[data_key]
+    def check(self, config: ConfigDict, baseline: str | None = None) -> None:
+        """Raise `UserError` if a run cannot work: nothing is computed but what is learnt of texts and columns."""
+        if baseline is None:
+            self._trace(config)
+            return
+        for records in self._dataset(config).splits.values():
+            texts_of(records, config.data.name)
+
+    def _dataset(self, config: ConfigDict) -> Dataset:
+        key = json.dumps(to_dict(config)["data"], sort_keys=True)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(config)
+        return self._datasets[key]
+
+    def _trace(self, config: ConfigDict) -> Traced:
+        """Return the program of a run by itself, whose step has been traced."""
+        program = json.dumps(together(config), sort_keys=True)
+        if program in self._traced:
+            return self._traced[program]
+        dataset, sections = self._dataset(config), to_dict(config)
         key = json.dumps([sections["data"], sections["text"], sections["columns"]], sort_keys=True)
         if key not in self._preprocessed:
             preprocessing = Preprocessing.learn(config, dataset.train)
@@ -112,19 +142,39 @@ class Estimator:
         )
         longest = batches["train"].gather(np.zeros(config.train.batch_size, np.int32), batches["train"].buckets[-1])
         step = make_train_step(config, graphdef, num_labels, num_steps, None)
-        lowered = jax.jit(step).lower(state, structure, longest)
+        jax.eval_shape(step, state, structure, longest)
+        traced = Traced(step, (state, structure, longest), splits, batches["train"], num_labels, num_steps)
+        self._traced[program] = traced
+        return traced
+
+    def cost(self, config: ConfigDict) -> Cost:
+        """Return what a run costs by itself; a config that cannot work is a `UserError`.
+
+        Seconds: the operations of the longest step at half the speed of a product of matrices, and the parameters and
+        moments moved 8 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
+        gradient twice, one set of batches, and the scores of the validation and test splits.
+        """
+        program = json.dumps(together(config), sort_keys=True)
+        if program not in self._costs:
+            self._costs[program] = self._cost(config, self._trace(config))
+        return self._costs[program]
+
+    def _cost(self, config: ConfigDict, traced: Traced) -> Cost:
+        state, _, longest = traced.arguments
+        batches, splits, num_steps = traced.batches, traced.splits, traced.num_steps
+        lowered = jax.jit(traced.step).lower(*traced.arguments)
         operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        lengths = batches["train"].split.lengths
-        share = float(lengths.mean() / max(batches["train"].buckets[-1], 1)) if lengths.any() else 1.0
+        lengths = batches.split.lengths
+        share = float(lengths.mean() / max(batches.buckets[-1], 1)) if lengths.any() else 1.0
         step_seconds = 2 * operations * share / self._machine.flops + 8 * state_bytes / self._machine.bandwidth
         evaluated = len(splits["validation"]) + len(splits["test"])
-        scores = 6.0 * evaluated * num_labels
+        scores = 6.0 * evaluated * traced.num_labels
         batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(longest))
         chunk = min(config.train.chunk_steps * batch_bytes, CHUNK_BYTES)
         arrays = [array for split in splits.values() for array in (split.tokens, split.features) if array is not None]
         return Cost(
-            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             num_steps=num_steps,
             seconds=num_steps * step_seconds + COMPILE_SECONDS,
             run_bytes=2.5 * state_bytes + chunk + scores,

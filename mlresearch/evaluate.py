@@ -35,22 +35,22 @@ TOP_SCORES = 100
 @overload
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: Literal["validation"], fingerprint: str
-) -> list[tuple[ValidationScores, float | None]]: ...
+) -> list[tuple[ValidationScores, float | None] | None]: ...
 
 
 @overload
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> list[tuple[SplitScores, float | None]]: ...
+) -> list[tuple[SplitScores, float | None] | None]: ...
 
 
 def score_split(
     score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> Sequence[tuple[SplitScores, float | None]]:
+) -> Sequence[tuple[SplitScores, float | None] | None]:
     """Score every example of a split once, by all runs together; returns each run's scores and mean loss.
 
     Examples stand in the split's order. The loss is None where a label set of the split is impossible under the head,
-    so that it would be infinite.
+    so that it would be infinite. None stands for a run that has diverged: some of its marginals are NaN.
 
     score: the compiled evaluation step. The split "validation" gives `ValidationScores`, which decisions are fitted on.
     """
@@ -72,7 +72,9 @@ def score_split(
     known = batches.split.labels.known(batches.num_labels)
     everyone = np.ones(total, bool)
     return [
-        (
+        None
+        if np.isnan(log_marginals[run]).any()
+        else (
             collect_scores(
                 split, [ScoredBatch(log_marginals[run], labels, mode[run], everyone, known)], f"{fingerprint}/{split}"
             ),

@@ -42,6 +42,9 @@ CHUNK_BYTES = 64 << 20
 CHUNK_SECONDS = 1.0
 """About how long a chunk takes at most: between chunks there are checkpoints, and a stop is heard."""
 
+CACHE_BYTES = 32 << 20
+"""What a processor keeps near: states that are larger together cost more than one after another."""
+
 Validate = Callable[[Callable[[Batch], Scored]], list[dict[str, float | None]]]
 """Scores the validation split with an evaluation step and returns each run's metrics, by their places within it."""
 
@@ -112,6 +115,21 @@ def choose(
     return dataclasses.replace(state, best=best, end=jnp.where(ends, step, state.end))
 
 
+def runs_at_once(state: TrainState) -> int | None:
+    """Return how many of the runs of a state are best trained side by side, None for all.
+
+    On a processor as many as share its cache, in equal parts: ten runs of half a million parameters took .86 of ten
+    single ones side by side, .74 five by five, 1.07 one by one.
+    """
+    if jax.default_backend() != "cpu" or len(jax.devices()) > 1:
+        return None
+    runs = len(state.step)
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / runs
+    return max(
+        count for count in range(1, runs + 1) if runs % count == 0 and (count == 1 or count * own <= CACHE_BYTES)
+    )
+
+
 def fit(
     program: Program,
     state: TrainState,
@@ -135,7 +153,7 @@ def fit(
     began = time.time()
     config, parallel = program.config, program.parallel
     train_step = make_train_step(config, program.graphdef, program.num_labels, num_steps, parallel.axis_name)
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, batches.buckets))
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, batches.buckets, runs_at_once(state)))
     feed = Feed(batches, np.asarray(state.seed).tolist())
     size = max(min(config.train.chunk_steps, CHUNK_BYTES // feed.bytes_per_step), 1)
     interval = max(round(config.evaluate.every_epochs * batches.steps_per_epoch), 1)
@@ -150,7 +168,8 @@ def fit(
         if restored is not None:
             state, before = stack(restored[0]), restored[1]
         first = at = int(state.step.max())
-        last, failed = int(state.end.max()), np.asarray(state.failed_step)
+        last = int(state.end.max())
+        reached, failed = np.asarray(state.step), np.asarray(state.failed_step)
         state = parallel.put_runs(state)
         logs = [
             resources.enter_context(contextlib.closing(MetricsLog(folder / f"{phase}metrics.jsonl", first)))
@@ -167,7 +186,9 @@ def fit(
             meter.flush()
             one = parallel.fetch(state)
             for number, (own, taken) in enumerate(zip(checkpoints, seconds(), strict=True)):
-                own.save(at, unstack(one, jnp.int32(number)), identity, taken)
+                # A run that failed is tried again by itself, from where it stands.
+                step = at if failed[number] < 0 else int(reached[number])
+                own.save(step, unstack(one, jnp.int32(number)), identity, taken)
 
         def prepare(pace: float | None) -> tuple[int, Batch, np.ndarray]:
             """Return the next chunk: as many steps as take a second, one while it is not known how long one takes."""
@@ -178,7 +199,7 @@ def fit(
         pace: float | None = None  # seconds a step; of the first chunk it is not known, as it is compiled then
         saved_at, chunks = time.monotonic(), 0
         upcoming = prepare(pace)
-        while at < last and (failed < 0).any():
+        while at < last:
             number, chunk, buckets = upcoming
             sent_at = time.monotonic()
             state, metrics = train_chunk(
@@ -205,7 +226,7 @@ def fit(
                     patience = config.train.patience * interval or np.iinfo(np.int32).max
                     chosen = choose(parallel.fetch(state), values, jnp.int32(at), jnp.int32(patience))
                     state = parallel.put_runs(chosen)
-                    last = int(parallel.fetch(state).end.max())
+            last = int(np.asarray(parallel.fetch(state).end)[failed < 0].max(initial=0))
             stopping = stop()
             if stopping or time.monotonic() - saved_at > config.train.checkpoint_every_seconds:
                 save()
@@ -254,13 +275,14 @@ class _Meter:
         values = np.concatenate(self._taken)
         self._taken.clear()
         for run, log in enumerate(self._logs):
-            took = values[~np.isnan(values[:, 0, run]), :, run]
+            took = np.flatnonzero(~np.isnan(values[:, 0, run]))
             if len(took):
-                loss, gradient_norm = took.mean(axis=0)
+                loss, gradient_norm = values[took, :, run].mean(axis=0)
+                step = self._step - len(values) + int(took[-1]) + 1  # the last that the run took
                 log.write(
                     {
-                        "step": self._step,
-                        "epoch": self._step / self._steps_per_epoch,
+                        "step": step,
+                        "epoch": step / self._steps_per_epoch,
                         "train_loss": float(loss),
                         "gradient_norm": float(gradient_norm),
                     }

@@ -50,12 +50,13 @@ Work = Mapping[str, Sequence[Any]]
 POLL_SECONDS = 0.2
 NO_LIMIT_MINUTES = 60 * 24 * 365 * 10
 
-ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED GONE NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
-)
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("GONE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+}
 """States in which Slurm leaves a job that it will not run again; GONE is one that it knows no more."""
 
-WAITING = frozenset("CONFIGURING PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT".split())
+WAITING = {"CONFIGURING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 """States in which a job has not started, or waits to start again."""
 
 
@@ -333,11 +334,8 @@ def _places(number: int) -> list[str]:
     gpus = _gpus()
     gpu_shares = share(gpus, number)
     prefixes = [["env", f"CUDA_VISIBLE_DEVICES={','.join(gpu_share)}"] for gpu_share in gpu_shares]
-    if (
-        gpus
-        and number > len(gpus)
-        and not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & {*os.environ}
-    ):
+    chosen = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & {*os.environ}
+    if 0 < len(gpus) < number and not chosen:
         for prefix, gpu_share in zip(prefixes, gpu_shares, strict=True):  # JAX takes 3/4 of a GPU for itself
             prefix.append(f"XLA_CLIENT_MEM_FRACTION={0.75 / gpu_shares.count(gpu_share):.3f}")
     if shutil.which("taskset") is not None:

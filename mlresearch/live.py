@@ -10,10 +10,11 @@ import rich.console
 import rich.live
 import rich.markup
 import rich.table
+import rich.text
 
 from mlresearch.definitions import direction, title
-from mlresearch.launch import Task
-from mlresearch.sweep import PlannedRun
+from mlresearch.sweep import Failure, PlannedRun, done_runs
+from mlresearch.workdir import checkpoint_steps
 
 LINE_SECONDS = 15.0
 """Seconds between lines where there is no terminal to draw on."""
@@ -34,27 +35,28 @@ class Live:
         self._planned = planned
         self._place = place
         self._began = self._said = time.monotonic()
-        self._done_before = {run.run_id for run in planned if run.done}
-        self._steps_before: dict[str, int] = {}
+        done = {run.run_id for run in done_runs(planned)}
+        self._before = {run.run_id: _kept(run) for run in planned if run.run_id not in done}
         console = rich.console.Console(stderr=True)
         self._live = rich.live.Live(console=console, auto_refresh=False) if draw and console.is_terminal else None
         if self._live is not None:
             self._live.start()
 
-    def show(self, tasks: Sequence[Task]) -> None:
-        """Look at the runs' folders and draw; tasks: the programs of this launch."""
+    def show(self, failures: Sequence[Failure]) -> None:
+        """Look at the runs' folders and draw; failures: those of this launch."""
         now = time.monotonic()
         if self._live is None and now - self._said < LINE_SECONDS:
             return
         self._said = now
-        done = [run for run in self._planned if run.done]
-        running = [run for run in self._planned if not run.done and run.is_held]
-        failed = sum(task.state == "failed" for task in tasks)
-        shares = {run.run_id: _progress(run) for run in running}
+        done = done_runs(self._planned)
+        over = {run.run_id for run in done} | {failure.run.run_id for failure in failures}
+        left = [run for run in self._planned if run.run_id not in over]
+        running = [run for run in left if run.is_held]
+        steps = {run.run_id: _progress(run) for run in running}
         line = (
             f"{len(done)} of {len(self._planned)} runs done, {len(running)} running"
-            + (f", {failed} programs failed" if failed else "")
-            + self._left(len(done) - len(self._done_before), shares)
+            + (f", {len(failures)} failed" if failures else "")
+            + self._left(done, left, {run_id: step / max(of, 1) for run_id, (step, of) in steps.items()})
             + self._best(done)
         )
         if self._live is None:
@@ -62,30 +64,28 @@ class Live:
             return
         table = rich.table.Table(box=None, pad_edge=False, show_header=False)
         for run in running[:MOST_ROWS]:
-            step, steps = shares[run.run_id]
-            bar = "━" * round(20 * step / max(steps, 1))
+            step, last = steps[run.run_id]
+            bar = "━" * round(20 * step / max(last, 1))
             name = rich.markup.escape(f"{run.run.data}  {run.run.row}  seed {run.run.seed}")
-            table.add_row(name, f"{bar:20}", f"{step}/{steps}" if steps else "preparing")
+            table.add_row(name, f"{bar:20}", f"{step}/{last}" if last else "preparing")
         if len(running) > MOST_ROWS:
             table.add_row(f"and {len(running) - MOST_ROWS} more")
-        table.add_row(line)
-        self._live.update(table, refresh=True)
+        self._live.update(rich.console.Group(table, rich.text.Text(line)), refresh=True)
 
-    def _left(self, finished: int, shares: dict[str, tuple[int, int]]) -> str:
-        """Return the time left at the pace so far, counting steps of running runs as parts of a run."""
-        parts = 0.0
-        for run_id, (step, steps) in shares.items():
-            first = self._steps_before.setdefault(run_id, step)
-            parts += (step - first) / max(steps, 1)
-        made = finished + parts
-        left = sum(not run.done for run in self._planned) - sum(step / max(of, 1) for step, of in shares.values())
-        if made < 0.02:
+    def _left(self, done: Sequence[PlannedRun], left: Sequence[PlannedRun], shares: dict[str, float]) -> str:
+        """Return the time for what is left at the pace so far; shares: of their steps that running runs have taken."""
+        finished = {run.run_id: 1.0 for run in done if run.run_id in self._before}
+        made = sum(share - self._before[run_id] for run_id, share in (finished | shares).items())
+        rest = len(left) - sum(shares.values())
+        if made < 0.02 or rest <= 0:
             return ""
-        seconds = (time.monotonic() - self._began) / made * left
+        seconds = (time.monotonic() - self._began) / made * rest
         return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
 
     def _best(self, done: Sequence[PlannedRun]) -> str:
         """Return the best finished run by validation."""
+        if not direction(self._place):
+            return ""
         split, _, rest = self._place.partition(".")
         group, _, metric = rest.partition(".")
         values = []
@@ -96,7 +96,7 @@ class Live:
         if not values:
             return ""
         value, name = max(values)
-        return f"; best {title(self._place)} {abs(value):.4f}: {name}"
+        return f"; best {title(self._place)} {direction(self._place) * value:.4f}: {name}"
 
     def close(self) -> None:
         """Leave what is drawn where it is."""
@@ -111,6 +111,12 @@ def _progress(run: PlannedRun) -> tuple[int, int]:
         return _last_step(run.folder / "metrics.jsonl"), steps
     except (OSError, ValueError, KeyError):
         return 0, 0
+
+
+def _kept(run: PlannedRun) -> float:
+    """Return the share of a run's steps from which it will go on."""
+    _, steps = _progress(run)
+    return min(max(checkpoint_steps(run.folder), default=0) / max(steps, 1), 1.0)
 
 
 def _last_step(path: Path) -> int:

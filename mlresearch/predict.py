@@ -138,7 +138,8 @@ class Run:
         split = self.preprocessing.encode(self.records(inputs))
         num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
         batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
-        return score_split(self.score, batches, "inputs", fingerprint="")[0][0]
+        scores, _ = self._score(batches, "inputs", fingerprint="")
+        return scores
 
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
@@ -149,8 +150,14 @@ class Run:
         splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
-        [(scores, loss)] = score_split(self.score, batches, split, dataset.fingerprint)
+        scores, loss = self._score(batches, split, dataset.fingerprint)
         return report(scores, loss, self.decisions, self.hierarchy)
+
+    def _score(self, batches: Batches, split: str, fingerprint: str) -> tuple[SplitScores, float | None]:
+        [found] = score_split(self.score, batches, split, fingerprint)
+        if found is None:
+            raise UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")
+        return found
 
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, decision: str = "mode", min_probability: float = 0.05

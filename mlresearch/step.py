@@ -1,6 +1,7 @@
 """One training step and one evaluation step, as pure functions of arrays; and many steps of many runs as one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -182,25 +183,28 @@ def make_train_step(
 
 
 def make_train_chunk(
-    train_step: Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]], lengths: Sequence[int]
+    train_step: Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]],
+    lengths: Sequence[int],
+    at_once: int | None = None,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Return many steps of several runs as one function: ``chunk(states, structure, batches, buckets, number)``.
 
     states: with a leading axis of runs; batches: ``[steps, runs, batch, …]``, padded to the last of `lengths`; buckets:
     which of `lengths` each step needs; number: how many of the steps to take. Metrics are ``[steps, runs]``. Each
     length is a branch of the program, so that a step costs what its own length costs.
-    """
-    runs_step = jax.vmap(train_step, in_axes=(0, None, 0))
 
-    def chunk(
+    at_once: how many runs take their steps side by side, None for all; the others follow when these have taken theirs.
+    """
+
+    def one_run(
         state: TrainState,
-        structure: PyTree,
         batches: Batch,
+        structure: PyTree,
         buckets: Int[Array, "steps"],
         number: Int[Array, ""],
     ) -> tuple[TrainState, StepMetrics]:
         def at(length: int) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-            return lambda state, batch: runs_step(state, structure, batch.cut(length))
+            return lambda state, batch: train_step(state, structure, batch.cut(length))
 
         def body(place: Int[Array, ""], carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
             state, metrics = carry
@@ -211,6 +215,17 @@ def make_train_chunk(
         like = jax.eval_shape(at(lengths[0]), state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros((len(buckets), *leaf.shape), leaf.dtype), like)
         return jax.lax.fori_loop(0, number, body, (state, metrics))
+
+    def chunk(
+        state: TrainState, structure: PyTree, batches: Batch, buckets: Int[Array, "steps"], number: Int[Array, ""]
+    ) -> tuple[TrainState, StepMetrics]:
+        each = functools.partial(one_run, structure=structure, buckets=buckets, number=number)
+        runs = len(state.step)
+        if at_once is None or at_once >= runs:
+            return jax.vmap(each, in_axes=(0, 1), out_axes=(0, 1))(state, batches)
+        by_run = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batches)
+        state, metrics = jax.lax.map(lambda run: each(*run), (state, by_run), batch_size=at_once)
+        return state, jax.tree.map(jnp.transpose, metrics)
 
     return chunk
 

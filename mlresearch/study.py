@@ -8,6 +8,7 @@
         yield from cross(grid({"head.name": ["independent", "conditional"]}), seeds(10))
 
     TABLE = Table(baseline="independent")   # see `mlresearch.results`
+    SEARCH = Search(…)                      # see `mlresearch.search`; beside runs() or in its place
 
 Overrides are settings by dotted key, as on the command line. Four keys are words of their own: ``config`` names another
 config file than ``CONFIG``; ``baseline`` a scikit-learn baseline to fit instead of the config's model; ``row`` the row
@@ -15,6 +16,7 @@ of the table that the run belongs to, where the values that differ do not name i
 averaged over.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -22,16 +24,18 @@ import inspect
 import itertools
 import json
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mlresearch.config import check_acting, check_key, identity, resolve
-from mlresearch.errors import UserError, suggest
+from mlresearch.baselines import BASELINES
+from mlresearch.config import check_acting, check_key, flatten, identity, resolve
+from mlresearch.errors import UserError, quote, suggest
 from mlresearch.results import Table
+from mlresearch.search import Search
 
 Overrides = dict[str, Any]
 
@@ -72,12 +76,14 @@ class StudyRun:
     """One run of a study.
 
     row: the row of the study's table. config: resolved. baseline: a scikit-learn baseline, None for the config's model.
+    trial: its number in the study's search, None where it is none of the search's.
     """
 
     overrides: Overrides
     row: str
     config: ConfigDict
     baseline: str | None
+    trial: int | None = None
 
     @property
     def seed(self) -> int:
@@ -102,9 +108,11 @@ class StudyRun:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study's folder, its question, its runs in the order of its generator, and what its table shows.
+    """A study's folder, its question, its runs, and what its table shows.
 
-    sources: the files that say what its runs are, `sweep.py` and config files: part of the code that made a record.
+    runs: in the order of its generator, then the trials of its search that have records, by number. sources: the files
+    that say what its runs are, `sweep.py` and config files: part of the code that made a record. search: what it
+    searches beside or instead, the config file in its base.
     """
 
     folder: Path
@@ -112,7 +120,7 @@ class Study:
     runs: tuple[StudyRun, ...]
     table: Table
     sources: tuple[Path, ...]
-    search: Any = None
+    search: Search | None = None
 
     @property
     def name(self) -> str:
@@ -133,29 +141,48 @@ class Study:
             near = suggest(folder.name, [each.parent.name for each in folder.parent.glob("*/sweep.py")])
             raise UserError(f"{folder} holds no study: there is no sweep.py in it{near}")
         module = _load(path)
-        if not inspect.isgeneratorfunction(getattr(module, "runs", None)):
+        search, generator = getattr(module, "SEARCH", None), getattr(module, "runs", None)
+        if not inspect.isgeneratorfunction(generator) and (search is None or generator is not None):
             raise UserError(f"{path} needs a generator runs() that yields overrides; see mlresearch/study.py")
-        given: list[Overrides] = list(module.runs())
-        if not given:
+        with _told(path):
+            given: list[Overrides] = [] if generator is None else list(generator())
+        if generator is not None and not given:
             raise UserError(f"{path}: runs() yields nothing")
+        for number, overrides in enumerate(given, 1):
+            if not isinstance(overrides, dict) or not all(isinstance(key, str) for key in overrides):
+                raise UserError(f"{path}, run {number}: overrides are settings by dotted key, not {quote(overrides)}")
         files: dict[str, ModuleType] = {}
         made = []
         varying = {key for overrides in given for key in overrides if key not in WORDS}
         varying = {key for key in varying if len({repr(overrides.get(key)) for overrides in given}) > 1}
         for number, overrides in enumerate(given, 1):
             try:
-                made.append(_make_run(overrides, getattr(module, "CONFIG", None), varying, files))
+                made.append(make_run(overrides, getattr(module, "CONFIG", None), varying, files))
             except UserError as error:
                 raise UserError(f"{path}, run {number}, {overrides}: {error}") from None
         hashes: dict[str, int] = {}
+        cells: dict[tuple[str, str, int], int] = {}
         for number, run in enumerate(made, 1):
-            if run.config_hash in hashes:
-                raise UserError(f"{path}: runs {hashes[run.config_hash]} and {number} are the same: {run.overrides}")
-            hashes[run.config_hash] = number
+            same = hashes.setdefault(run.config_hash, number)
+            if same != number:
+                raise UserError(f"{path}: runs {same} and {number} are the same: {run.overrides}")
+            same = cells.setdefault((run.row, run.data, run.seed), number)
+            if same != number:
+                raise UserError(
+                    f"{path}: runs {same}, {given[same - 1]}, and {number}, {run.overrides}, have one row, one data "
+                    f"set and one seed: give them other rows than {run.row!r} by the override 'row'"
+                )
+        table = Table()
+        if search is not None:
+            if not isinstance(search, Search):
+                raise UserError(f"{path}: SEARCH is no Search(…); see mlresearch/search.py")
+            search = dataclasses.replace(search, base={"config": getattr(module, "CONFIG", None), **search.base})
+            _check_search(search, path, files)
+            made += [run for run in _trials(search, folder / "records", files) if run.config_hash not in hashes]
+            table = table if given else Table(columns=(f"validation.{search.metric}",))
         sources = [path, *(Path(name.partition(":")[0]) for name in files)]
-        table = getattr(module, "TABLE", Table())
         question = inspect.cleandoc(module.__doc__ or "")
-        return cls(folder, question, tuple(made), table, tuple(sources), getattr(module, "SEARCH", None))
+        return cls(folder, question, tuple(made), getattr(module, "TABLE", table), tuple(sources), search)
 
 
 def load_config(name: str, files: dict[str, ModuleType] | None = None) -> ConfigDict:
@@ -172,41 +199,125 @@ def load_config(name: str, files: dict[str, ModuleType] | None = None) -> Config
         files[name] = _load(Path(path))
     if not hasattr(files[name], "get_config"):
         raise UserError(f"{path} needs a function get_config()")
-    return files[name].get_config(argument) if argument else files[name].get_config()
+    with _told(Path(path)):
+        config = files[name].get_config(argument) if argument else files[name].get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return what base_config() gave")
+    return config
 
 
 def _load(path: Path) -> ModuleType:
-    """Run a Python file of the user's; what it raises is a `UserError` with its line."""
+    """Run a Python file of the user's."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _told(path):
         spec.loader.exec_module(module)
-    except Exception as error:
-        here = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-        line = f", line {here[-1].lineno}" if here else ""
-        raise UserError(f"{path}{line}: {type(error).__name__}: {error}") from None
     return module
 
 
-def _make_run(
-    overrides: Overrides, default: str | None, varying: Iterable[str], files: dict[str, ModuleType]
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what a Python file of the user's raises into a `UserError` with its line."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        here = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        line = f", line {here[-1]}" if here else ""
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"{path}{line}: {kind}{error}") from None
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    """Change a setting that there is; a value of another type is a `UserError`."""
+    old: Any = config
+    for part in key.split("."):
+        old = old[part]
+    if isinstance(old, ConfigDict):
+        raise UserError(f"config.{key} is a section: name one of its settings")
+    # ml_collections takes None for anything, and what is true or false for a number.
+    if old is not None and (value is None or isinstance(value, bool) != isinstance(old, bool)):
+        raise UserError(f"config.{key} is {quote(value)}, not of type {type(old).__name__}")
+    try:
+        config.update_from_flattened_dict({key: value})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.{key}: {error}") from None
+
+
+def make_run(
+    overrides: Overrides,
+    default: str | None = None,
+    varying: Iterable[str] = (),
+    files: dict[str, ModuleType] | None = None,
 ) -> StudyRun:
-    """Return the run of overrides; `varying` are the keys whose values name its row."""
+    """Return the run of overrides; a mistake in them is a `UserError`.
+
+    default: the config file, where they name none. varying: keys whose values name its row, where they do not. files:
+    as `load_config` takes them.
+    """
     name = overrides.get("config", default)
     if name is None:
         raise UserError("no config file is named: set CONFIG in sweep.py, or the override 'config'")
     config = load_config(name, files)
+    known = flatten(config.to_dict())
     settings = {key: value for key, value in overrides.items() if key not in ("config", "baseline", "row")}
-    for key, value in settings.items():
-        check_key(key)
-        try:
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise UserError(f"config.{key}: {error}") from None
-    check_acting(config, list(settings))
     baseline = overrides.get("baseline")
+    if baseline is not None and baseline not in BASELINES:
+        raise UserError(f"there is no baseline {baseline!r}{suggest(str(baseline), BASELINES)}")
+    for key, value in settings.items():
+        if key not in known:
+            check_key(key)
+        if baseline is not None and key.partition(".")[0] not in ("seed", "data", "evaluate"):
+            raise UserError(f"config.{key} is set, but the baseline {baseline!r} does not read it: leave it out")
+        _set(config, key, value)
+    check_acting(config, list(settings))
     config = resolve(config)
     values = [str(overrides[key]) for key in overrides if key in varying or key == "baseline"]
     return StudyRun(overrides, str(overrides.get("row") or "+".join(values) or config.head.name), config, baseline)
+
+
+def _check_search(search: Search, path: Path, files: dict[str, ModuleType]) -> None:
+    """Raise `UserError` unless each end of a range and each choice makes a run, and what pruning needs is there."""
+    for key in WORDS:
+        if key in search.space or (key in search.base and key in ("baseline", "row")):
+            raise UserError(f"{path}, SEARCH: leave {key!r} out; its base may have 'config' and 'seed', its space none")
+    first = {key: values.examples[0] for key, values in search.space.items()}
+    for key, values in search.space.items():
+        for value in values.examples:
+            where = f"{path}, SEARCH, {key} = {value!r}"
+            try:
+                config = make_run(search.overrides(0, first | {key: value}), files=files).config
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+            if config.train.replicas > 1 or config.train.replica_overrides:
+                raise UserError(f"{where}: a trial is one run: leave config.train.replicas at 1")
+            if search.prune_after is None:
+                continue
+            if not config.evaluate.every_epochs:
+                raise UserError(
+                    f"{where}: pruning needs validation while training: set config.evaluate.every_epochs, or "
+                    "Search(prune_after=None)"
+                )
+            watched = (config.train.select or "mode").partition(".")[0]
+            if search.metric.partition(".")[0] not in (watched, "loss"):
+                raise UserError(
+                    f"{where}: while training, validation gives the numbers of {watched!r} and the loss alone: set "
+                    f"config.train.select to {search.metric!r}, or Search(prune_after=None)"
+                )
+
+
+def _trials(search: Search, records: Path, files: dict[str, ModuleType]) -> list[StudyRun]:
+    """Return the runs of the trials whose records stand in a folder; one of another search is none of them."""
+    found = []
+    for path in records.glob("*.json"):
+        try:
+            record = json.loads(path.read_text())
+            number, values, config_hash = record["trial"], record["overrides"], record["config_hash"]
+            run = make_run(search.overrides(number, {key: values[key] for key in search.space}), files=files)
+        except (ValueError, KeyError, TypeError, UserError):  # the table says what a damaged record lacks
+            continue
+        if run.config_hash == config_hash:
+            found.append((number, config_hash, dataclasses.replace(run, trial=number)))
+    return [run for _, _, run in sorted(found, key=lambda each: each[:2])]

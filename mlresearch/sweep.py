@@ -15,11 +15,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import jax
 
 from mlresearch import environment, workdir
 from mlresearch.baselines import train_baseline
 from mlresearch.config import to_dict, together
+from mlresearch.errors import UserError
+from mlresearch.estimate import Estimator
 from mlresearch.files import write_json
 from mlresearch.fit import Stopped
 from mlresearch.inputs import load_dataset
@@ -33,13 +37,15 @@ WORKDIR = Path("runs")
 POLL_SECONDS = 2.0
 """How often is looked whether a run that another launcher works on has ended."""
 
+LOOK_SECONDS = 0.05
+"""Longer than it takes to look whether a run is held."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
     """A run of a study and where it stands.
 
-    number: its place among the study's runs. folder: of the run. record: its record in the study, None where it has
-    none. lock: the file that whoever works on it holds.
+    number: its place among the study's runs. folder: of the run. records: the folder that its record is to stand in.
     """
 
     number: int
@@ -70,18 +76,26 @@ class PlannedRun:
         """Hold the run, and say whether that was possible: not where another process holds it."""
         self.lock.parent.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            taken = _lock(file)
+            if not taken:  # perhaps by one who only looks whether it is held, which takes no time
+                time.sleep(LOOK_SECONDS)
+                taken = _lock(file)
+            yield taken
 
     @property
     def is_held(self) -> bool:
         """Whether some process works on it."""
-        with self.held() as mine:
-            return not mine
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a") as file:
+            return not _lock(file)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Have `UserError`s say which run they are of."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"run {self.number + 1}, {self.run.overrides}: {error}") from None
 
     def write_record(self, record: dict[str, Any], study: Study) -> None:
         """Put its run record into the study, with what says which run it is."""
@@ -94,6 +108,21 @@ class PlannedRun:
             "study": study.name,
         }
         write_json(self.record_file, which | record)
+
+
+def done_runs(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs that are done, by one look at their records."""
+    found = {path.name.split(".")[-2] for folder in {run.records for run in runs} for path in folder.glob("*.*.json")}
+    return [run for run in runs if run.run_id in found]
+
+
+def _lock(file: TextIO) -> bool:
+    """Lock a file until it is closed, and say whether that was possible."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def plan(
@@ -117,7 +146,7 @@ def plan(
 
 
 def packs(runs: Sequence[PlannedRun], size: int, places: int) -> list[list[PlannedRun]]:
-    """Deal runs out to programs of at most `size` runs that can share one, at least `places` of them if possible.
+    """Deal runs out to as few programs as there can be of at most `size` runs, and of no more than a place's share.
 
     Runs of one program have the same config but for what `config.together` leaves out, and checkpoints at a common
     step.
@@ -163,6 +192,13 @@ def run_pack(
                     run.write_record(record, study)
 
 
+def check(runs: Sequence[PlannedRun], estimator: Estimator) -> None:
+    """Trace every program of runs, without computing; one that cannot work is a `UserError` that names its run."""
+    for run in runs:
+        with run.named():
+            estimator.check(run.run.config, run.run.baseline)
+
+
 @dataclasses.dataclass(frozen=True)
 class Failure:
     """A run that failed: the last line of what was said, and the file of all of it."""
@@ -177,25 +213,30 @@ def sweep(
     planned: Sequence[PlannedRun],
     launcher: Inline | Local | Slurm,
     size: int,
-    show: Callable[[Sequence[Task]], None],
+    show: Callable[[Sequence[Failure]], None],
     stop: Callable[[], bool],
 ) -> list[Failure]:
     """Run what is not done, programs of at most `size` runs at a time; returns what failed.
 
-    Where a program of several runs ends before they do, they are tried one by one. Runs that others hold are waited
-    for, and taken over if they are let go unfinished. show: is given where all programs stand, again and again.
+    Before anything starts, all of it is traced: what cannot work is a `UserError`. Where a program of several runs ends
+    before they do, they are tried one by one. Runs that others hold are waited for, and taken over if they are let go
+    unfinished. show: is given what has failed so far, again and again.
     """
+    if not isinstance(launcher, Inline):
+        jax.config.update("jax_platforms", "cpu")  # the GPUs of this machine are the workers'
+    check([run for run in planned if not run.done], Estimator())
     failures: dict[str, Failure] = {}
     alone: set[str] = set()
     places = launcher.workers if isinstance(launcher, Local) else 1
     folder = planned[0].folder.parent
     while True:
-        left = [run for run in planned if not run.done and run.run_id not in failures]
+        over = {run.run_id for run in done_runs(planned)} | {*failures}
+        left = [run for run in planned if run.run_id not in over]
         if not left:
             return list(failures.values())
         free = [run for run in left if not run.is_held]
         if not free:
-            show([])
+            show(list(failures.values()))
             if stop():
                 raise Stopped
             time.sleep(POLL_SECONDS)
@@ -207,19 +248,29 @@ def sweep(
             name: (str(study.folder), str(folder), str(pack[0].records), [run.number for run in pack])
             for name, pack in by_name.items()
         }
-        tasks: list[Task] = []
         for tasks in launcher.launch(run_pack, work, folder / "logs", stop):
-            show(tasks)
-        for task in tasks:
-            for run in by_name[task.name]:
-                if task.state != "failed" or run.done:
-                    continue
-                own = _own_error(run)
-                if len(by_name[task.name]) > 1 and own is None:
-                    alone.add(run.run_id)
-                else:
-                    last = (task.error.strip().splitlines() or [""])[-1]
-                    failures[run.run_id] = Failure(run, own or last, task.log)
+            for task in tasks:
+                if task.state == "failed" and task.name in by_name:
+                    again, failed = _failed(by_name.pop(task.name), task)
+                    alone |= again
+                    failures |= failed
+            show(list(failures.values()))
+
+
+def _failed(pack: Sequence[PlannedRun], task: Task) -> tuple[set[str], dict[str, Failure]]:
+    """Return which runs of a program that failed are to be tried one by one, and which have failed, by run id."""
+    again: set[str] = set()
+    failures: dict[str, Failure] = {}
+    for run in pack:
+        if run.done:
+            continue
+        own = _own_error(run)
+        if len(pack) > 1 and own is None:
+            again.add(run.run_id)
+        else:
+            last = (task.error.strip().splitlines() or [""])[-1]
+            failures[run.run_id] = Failure(run, own or last, task.log)
+    return again, failures
 
 
 def _own_error(run: PlannedRun) -> str | None:

@@ -75,9 +75,16 @@ def train_replicas(
             near[0][1].append((own_folder, own))
         else:
             groups.append((steps, [(own_folder, own)]))
+    errors = []
     for _, group in groups:
-        found = train_together([own for _, own in group], [each for each, _ in group], stop, sources)
+        try:
+            found = train_together([own for _, own in group], [each for each, _ in group], stop, sources)
+        except NonFiniteError as error:
+            errors.append(str(error))
+            continue
         records |= dict(zip([each for each, _ in group], found, strict=True))
+    if errors:
+        raise NonFiniteError(" ".join(errors))
     return [records[own_folder] for own_folder, _ in made]
 
 
@@ -174,7 +181,8 @@ def _train(
             def watch(score: Callable[[Batch], Scored]) -> list[dict[str, float | None]]:
                 group = (config.train.select or "mode").partition(".")[0]
                 found = score_split(score, batches["validation"], "validation", dataset.fingerprint)
-                return [validation_metrics(scores, loss, group, hierarchy) for scores, loss in found]
+                worst: dict[str, float | None] = {config.train.select: None}  # where probabilities are NaN
+                return [worst if each is None else validation_metrics(*each, group, hierarchy) for each in found]
 
             name = records[0]["name"] + (f", {len(records)} runs" if len(records) > 1 else "")
             validate = watch if config.evaluate.every_epochs else None
@@ -183,17 +191,16 @@ def _train(
             for number, record in enumerate(records):
                 record["resumed_at"] = fitted.resumed_at or None
                 record["seconds"] = {"train": fitted.seconds[number]}
-            if len(errors) == len(records):
-                raise NonFiniteError(" ".join(errors.values()))
 
             # Validation, and the decisions that are fitted on it
             began = time.time()
             score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
             validation = score_split(score, batches["validation"], "validation", dataset.fingerprint)
-            decisions = [
-                fit_decisions(scores, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-                for scores, _ in validation
-            ]
+            errors = _diverged(validation, folders) | errors
+            if len(errors) == len(records):
+                raise NonFiniteError(" ".join(errors.values()))
+            metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+            decisions = [None if each is None else fit_decisions(each[0], metric, grid) for each in validation]
             evaluated = time.time() - began
             _note_selection(records, config, parallel.fetch(fitted.state), batches["train"].steps_per_epoch)
 
@@ -218,6 +225,7 @@ def _train(
             # Test, once
             began = time.time()
             test = score_split(score, batches["test"], "test", dataset.fingerprint)
+            errors = _diverged(test, folders) | errors
             evaluated += time.time() - began
         except Stopped:
             for folder, record in zip(folders, records, strict=True):
@@ -234,10 +242,11 @@ def _train(
                 write_json(folder / "run.json", record | {"status": "failed", "error": errors[number]})
                 continue
             began = time.time()
-            chosen = decisions[number]
+            chosen, scored = decisions[number], (validation[number], test[number])
+            assert chosen is not None
             write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in chosen.items()})
             metrics = {}
-            for scores, loss in (validation[number], test[number]):
+            for scores, loss in filter(None, scored):
                 if config.evaluate.predictions:
                     write_predictions(folder, scores)
                 metrics[scores.split] = report(scores, loss, chosen, hierarchy)
@@ -272,19 +281,29 @@ def _failures(
     records: Sequence[Record],
 ) -> dict[int, str]:
     """Return what to say of the runs that failed, by their number."""
-    state = program.parallel.fetch(state)
+    steps, seeds = jax.device_get([program.parallel.fetch(each) for each in (state.failed_step, state.seed)])
     errors = {}
-    for number, step in enumerate(np.asarray(state.failed_step).tolist()):
+    for number, step in enumerate(steps.tolist()):
         if step < 0:
             continue
         epoch, place = divmod(step, batches.steps_per_epoch)
-        batch = next(batches.epoch(int(state.seed[number]), epoch, place))
+        batch = next(batches.epoch(int(seeds[number]), epoch, place))
         losses = jax.device_get(program.scorer(state.params, state.numbers)(batch)).loss[number]
         errors[number] = (
             f"loss, gradient or update was not finite at step {step}; {folders[number]} keeps the state before it. "
             + _explain(batch, losses, dataset, records[number]["name"])
         )
     return errors
+
+
+def _diverged(found: Sequence[Any], folders: Sequence[Path]) -> dict[int, str]:
+    """Return what to say of the runs that gave no scores, by their number."""
+    return {
+        number: f"{folders[number]}: probabilities are NaN, the model has diverged. A lower config.optim.learning_rate "
+        "or config.optim.clip_norm may help"
+        for number, each in enumerate(found)
+        if each is None
+    }
 
 
 def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:

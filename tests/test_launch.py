@@ -137,10 +137,13 @@ def test_processes_on_one_gpu_share_its_memory(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "GPU 0: A (UUID: GPU-1)"\necho "  MIG 1g: (UUID: MIG-2)"\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
     facts = told(tmp_path, workers=3, items=3)
     assert [fact["CUDA_VISIBLE_DEVICES"] for fact in facts] == ["0", "0", "0"]
     assert [float(fact["XLA_CLIENT_MEM_FRACTION"]) for fact in facts] == [0.25, 0.25, 0.25]  # of the 3/4 JAX takes
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.1")  # chosen by the user
+    assert [fact["XLA_CLIENT_MEM_FRACTION"] for fact in told(tmp_path, workers=3, items=2)] == ["0.1", "0.1"]
 
 
 def test_one_item_has_the_whole_machine(tmp_path, monkeypatch):
@@ -176,7 +179,7 @@ def test_the_launcher_ends_and_the_next_one_goes_on(how, tmp_path):
         os.killpg(launcher.pid, signal.SIGINT if how == "Ctrl-C" else signal.SIGHUP)
     else:
         launcher.send_signal(signal.Signals[how])
-    status = launcher.wait(60)
+    status = launcher.wait(30)
     if how in ("Ctrl-C", "SIGTERM"):
         assert status == 130
         assert all((folder / "count").exists() for folder in counters)  # it has waited for them

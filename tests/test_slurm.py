@@ -154,6 +154,11 @@ def advance(polls, condition):
     raise AssertionError(f"it ended before: {tasks}")
 
 
+def last(polls):
+    """Poll to the end, and return what came last."""
+    return advance(polls, lambda tasks: all(task.state in ("done", "failed") for task in tasks))
+
+
 def starts(folder):
     """Return the counts that `launch_jobs.count` began at."""
     return [int(line) for line in (folder / "starts").read_text().split()] if (folder / "starts").exists() else []
@@ -261,9 +266,3 @@ def test_no_work_is_done_at_once(cluster, tmp_path):
 def test_a_refusal_is_told(cluster, tmp_path):
     with pytest.raises(UserError, match=r"Slurm refused the jobs.*invalid partition"):
         last(Slurm(partition="none").launch(launch_jobs.fare, {"a": ("work",)}, tmp_path))
-
-
-def last(polls):
-    """Return the last of what a launch yields."""
-    *_, tasks = polls
-    return tasks

@@ -8,12 +8,10 @@ import numpy as np
 
 from configs.icd10cm_terms import get_config
 from experiments.bench.timing import seconds
-from mlresearch.config import part_class, resolve
+from mlresearch.config import resolve
 from mlresearch.data.pipeline import Batch
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
-from mlresearch.optim import make_optimizer
-from mlresearch.parallel import Parallel
 from mlresearch.step import init_state, make_train_step
 
 NUM_BATCHES = 400
@@ -45,12 +43,9 @@ def bench_pipeline() -> None:
         leaf.copy()
     copy = (time.perf_counter() - began) / NUM_BATCHES
 
-    parallel = Parallel("jit", 1, size)
-    graphdef, params, structure = create_model(config, preprocessing.spec, num_labels, dataset.hierarchy)
-    optimizer = make_optimizer(config.optim, 1000)
-    loss = part_class("loss", config.loss.name)()
-    step = jax.jit(make_train_step(graphdef, optimizer, loss, num_labels, parallel.axis_name))
-    state = init_state(params, optimizer, 0)
+    graphdef, params, rates, structure = create_model(config, preprocessing.spec, num_labels, dataset.hierarchy)
+    step = jax.jit(make_train_step(config, graphdef, num_labels, 1000, None))
+    state = init_state(config, params, rates, 1000, select=False)
     shortest = min(made, key=lambda batch: batch.inputs.tokens.shape[1])  # type: ignore[union-attr]
     training = seconds(step, state, structure, shortest)
 

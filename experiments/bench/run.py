@@ -2,7 +2,9 @@
 
 from experiments.bench.heads import bench_heads
 from experiments.bench.pipeline import bench_pipeline
+from experiments.bench.replicas import bench_replicas
 
 if __name__ == "__main__":
+    bench_replicas()
     bench_pipeline()
     bench_heads()

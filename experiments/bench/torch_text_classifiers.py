@@ -1,4 +1,4 @@
-"""Speed of torchTextClassifiers, measured in its own environment: ``torch_text_classifiers.py MODEL FORM`` prints JSON.
+"""Speed of torchTextClassifiers, measured in its own environment: ``torch_text_classifiers MODEL FORM`` prints JSON.
 
 MODEL: ``bag``, its mean of embeddings, or ``text_transformer``, the same under 3 layers of 8 heads. FORM:
 
@@ -132,7 +132,7 @@ def main(model: str, form: str) -> None:
     classifier = torchTextClassifiers(tokenizer, config)
     num_batches = WARM_UP + BATCHES[model]
     if form == "float32":
-        torch.set_float32_matmul_precision = lambda precision: None  # type: ignore[assignment]
+        torch.set_float32_matmul_precision = lambda precision: None
     with tempfile.TemporaryDirectory() as folder:  # `train` writes checkpoints and logs where it stands
         os.chdir(folder)
         training, inference = (

@@ -5,7 +5,7 @@ And does any of them beat a baseline of scikit-learn that takes a few lines?
 
 from collections.abc import Iterator
 
-from mlresearch.results import Table
+from mlresearch.results import COLUMNS, Table
 from mlresearch.study import Overrides, cross, grid
 
 HEADS = ["independent", "max_constraint", "conditional"]
@@ -37,4 +37,4 @@ def rows(base: Overrides, siblings: str, epochs: dict[str, float], num_queries: 
         yield run | {"row": f"{run['decoder.name']}+{run['head.name']}"}
 
 
-TABLE = Table()
+TABLE = Table(columns=[*COLUMNS, "num_steps", "seconds.train"])

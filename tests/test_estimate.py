@@ -1,0 +1,113 @@
+"""What a run will cost against what it took, and combinations that cannot work found without computing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from small_study import write_study
+
+import mlresearch.estimate
+from mlresearch.errors import UserError
+from mlresearch.estimate import Estimator, Machine
+from mlresearch.study import Study, make_run
+from mlresearch.train import train
+
+TEXT = {
+    "data.name": "synthetic/text",
+    "encoder.name": "text_transformer",
+    "encoder.text_transformer.dim": 16,
+    "encoder.text_transformer.num_heads": 2,
+    "text.vocab_size": 200,
+    "data.synthetic.num_words": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("estimate")
+    write_study(folder, data_dir)
+    return str(folder / "config.py")
+
+
+def test_parameters_and_steps_are_those_of_the_run(config_file, tmp_path):
+    estimator = Estimator()
+    for number, overrides in enumerate(({"head.name": "conditional"}, TEXT | {"train.num_epochs": 0.5})):
+        config = make_run(overrides, config_file).config
+        cost, record = estimator.cost(config), train(config, tmp_path / str(number))
+        assert cost.num_parameters == record["num_parameters"]
+        assert cost.num_steps == record["num_steps"]
+
+
+def test_a_program_is_traced_once(config_file, monkeypatch):
+    traced = []
+    make = mlresearch.estimate.make_train_step
+    monkeypatch.setattr(mlresearch.estimate, "make_train_step", lambda *given: traced.append(given[0]) or make(*given))
+    monkeypatch.setattr(Machine, "measure", classmethod(lambda cls: cls(1e9, 1e9)))
+    estimator = Estimator()
+    overrides = [{"seed": seed, "optim.learning_rate": rate} for seed in range(3) for rate in (0.1, 0.2)]
+    overrides += [{"seed": seed, "encoder.mlp.dim": 16} for seed in range(3)]
+    runs = [make_run(each, config_file) for each in overrides]
+    for run in runs:
+        estimator.check(run.config)
+    costs = [estimator.cost(run.config) for run in runs]
+    assert [config.encoder.mlp.dim for config in traced] == [8, 16]
+    assert len({*costs}) == 2
+
+
+def test_a_check_computes_no_step(config_file):
+    config = make_run({}, config_file).config
+    estimator = Estimator()
+    estimator.check(config)  # reads the data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax._src.compiler.backend_compile_and_load", None)
+        estimator._traced.clear()
+        estimator.check(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"head.name": "max_constraint", "data.synthetic.shape": "flat"}, "needs a label hierarchy"),
+        ({"head.name": "conditional", "data.synthetic.shape": "flat"}, "needs a label hierarchy"),
+        ({"head.name": "conditional", "head.conditional.siblings": "one", "data.synthetic.shape": "dag"}, "tree"),
+        (TEXT | {"encoder.text_transformer.num_heads": 3}, "3"),
+        ({"data.name": "synthetic/text"}, "'mlp'"),
+        ({"encoder.name": "bag"}, "'bag'"),
+    ],
+)
+def test_combinations_that_cannot_work_are_told(overrides, message, config_file):
+    with pytest.raises(UserError, match=message):
+        Estimator().check(make_run(overrides, config_file).config)
+
+
+def test_a_baseline_is_checked_for_what_it_reads(config_file):
+    run = make_run({"baseline": "one_vs_rest"}, config_file)
+    with pytest.raises(UserError, match="the baselines read texts"):
+        Estimator().check(run.config, run.baseline)
+    run = make_run({"baseline": "one_vs_rest", "data.name": "synthetic/text"}, config_file)
+    Estimator().check(run.config, run.baseline)
+
+
+WIDE = {"encoder.mlp.dim": 2000, "encoder.mlp.num_layers": 3, "train.num_epochs": 40.0, "evaluate.predictions": False}
+
+
+def test_time_and_memory_are_right_within_a_factor_of_three(tmp_path, data_dir):
+    """Of a program whose steps take longer than its start, and whose parameters more than the libraries."""
+    study = Study.load(write_study(tmp_path, data_dir, f"[{WIDE}]"))
+    code = f"""if True:
+        import json, resource, time
+        from mlresearch.study import Study
+        from mlresearch.train import train
+        record = train(Study.load({str(study.folder)!r}).runs[0].config, {str(tmp_path / "run")!r})
+        print(json.dumps([record["seconds"]["train"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    }
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    seconds, size = json.loads(made.stdout.splitlines()[-1])
+    cost = Estimator().cost(study.runs[0].config)
+    assert 1 / 3 < cost.seconds / seconds < 3
+    assert 1 / 3 < (cost.shared_bytes + cost.run_bytes) / size < 3
