@@ -59,7 +59,8 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
 
     name: a key of `BASELINES`. Of the config, seed, data and evaluate act, and only they are written to the folder.
     Decisions are fitted on validation and applied once to test, as in `train`; a finished run is returned as it is.
-    sources: files beside the package's that are part of its code. An unknown name, a data set without texts and a folder with another run are `UserError`s.
+    sources: files beside the package's that are part of its code. An unknown name, a data set without texts and a
+    folder with another run are `UserError`s.
     """
     if name not in BASELINES:
         raise UserError(f"there is no baseline {name!r}{suggest(name, BASELINES)}")

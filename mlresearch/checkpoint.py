@@ -77,6 +77,12 @@ class Checkpoints:
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves), facts["seconds"]
         raise UserError(f"{self._workdir}: none of the checkpoints can be read; train again in a new --workdir")
 
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, which a run that goes on from `step` writes anew."""
+        for later in self.steps:
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.wait_until_finished()

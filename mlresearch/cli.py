@@ -331,7 +331,8 @@ def _dry_run(planned: "list[PlannedRun]", size: int) -> int:
     missing = [run for run in planned if not run.done]
     check(missing, estimator)
     print(f"{'run id':14}{'data':22}{'row':40}{'seed':>5}{'steps':>9}{'parameters':>12}{'minutes':>9}{'GB':>7}")
-    for number, pack in enumerate(packs(missing, size, 1), 1):
+    left = [[run for run in pack if not run.done] for pack in packs(planned, size, 1)]
+    for number, pack in enumerate(filter(None, left), 1):
         for place, run in enumerate(pack):
             words = f"{run.run_id:14}{run.run.data[:21]:22}{run.run.row[:39]:40}{run.run.seed:5}"
             if run.run.baseline is not None:

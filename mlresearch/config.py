@@ -271,8 +271,13 @@ def check_selection(place: str) -> None:
         check_place(f"validation.{place}")
     except UserError as error:
         raise UserError(f"config.train.select: {error}") from None
-    if direction(place) == 0:
-        raise UserError(f"config.train.select is {place!r}, of which neither more nor less is better")
+    metric = place.partition(".")[2]
+    ranks = metric.endswith("average_precision") or metric.startswith("precision_at_")
+    if direction(place) == 0 or (group == "ranking") != ranks or (group == "loss") != (metric == "mean"):
+        raise UserError(
+            f"config.train.select is {place!r}: it is mode.METRIC or half.METRIC of predicted labels, ranking.METRIC "
+            "of scores, such as ranking.micro_average_precision, or loss.mean, of which more or less is better"
+        )
 
 
 def replicas(config: ConfigDict) -> list[tuple[str, ConfigDict]]:

@@ -151,7 +151,7 @@ class Estimator:
         """Return what a run costs by itself; a config that cannot work is a `UserError`.
 
         Seconds: the operations of the longest step at half the speed of a product of matrices, and the parameters and
-        moments moved 8 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
+        moments moved 4 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
         gradient twice, one set of batches, and the scores of the validation and test splits.
         """
         program = json.dumps(together(config), sort_keys=True)
@@ -167,7 +167,7 @@ class Estimator:
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         lengths = batches.split.lengths
         share = float(lengths.mean() / max(batches.buckets[-1], 1)) if lengths.any() else 1.0
-        step_seconds = 2 * operations * share / self._machine.flops + 8 * state_bytes / self._machine.bandwidth
+        step_seconds = 2 * operations * share / self._machine.flops + 4 * state_bytes / self._machine.bandwidth
         evaluated = len(splits["validation"]) + len(splits["test"])
         scores = 6.0 * evaluated * traced.num_labels
         batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(longest))

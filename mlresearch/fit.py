@@ -303,6 +303,8 @@ def restore_together(
         found = [each.restore(template, identity, among) for each in checkpoints]
         latest = min(step for step, _, _ in found)
         if all(step == latest for step, _, _ in found):
+            for each in checkpoints:
+                each.drop_after(latest)
             # What failed may work now.
             anew = jnp.full((), NO_FAILURE, jnp.int32)
             states = [dataclasses.replace(state, failed_step=anew) for _, state, _ in found]

@@ -202,7 +202,7 @@ def load_config(name: str, files: dict[str, ModuleType] | None = None) -> Config
     with _told(Path(path)):
         config = files[name].get_config(argument) if argument else files[name].get_config()
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return what base_config() gave")
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return a base_config()")
     return config
 
 

@@ -148,14 +148,13 @@ def plan(
 def packs(runs: Sequence[PlannedRun], size: int, places: int) -> list[list[PlannedRun]]:
     """Deal runs out to as few programs as there can be of at most `size` runs, and of no more than a place's share.
 
-    Runs of one program have the same config but for what `config.together` leaves out, and checkpoints at a common
-    step.
+    Runs of one program have the same config but for what `config.together` leaves out. How far they are does not count:
+    given all runs of a study, a sweep that was killed goes on with the programs that it began with.
     """
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        steps = sorted(workdir.checkpoint_steps(run.folder))
         alone = run.run_id if run.run.baseline else ""
-        key = json.dumps([alone, steps, together(run.run.config)], sort_keys=True)
+        key = json.dumps([alone, together(run.run.config)], sort_keys=True)
         groups.setdefault(key, []).append(run)
     fair = max(-(-len(runs) // max(places, 1)), 1)
     most = max(min(size, fair), 1)
@@ -229,21 +228,25 @@ def sweep(
     alone: set[str] = set()
     places = launcher.workers if isinstance(launcher, Local) else 1
     folder = planned[0].folder.parent
+    dealt = packs(planned, size, places)
     while True:
         over = {run.run_id for run in done_runs(planned)} | {*failures}
         left = [run for run in planned if run.run_id not in over]
         if not left:
             return list(failures.values())
-        free = [run for run in left if not run.is_held]
+        free = {run.run_id for run in left if not run.is_held}
         if not free:
             show(list(failures.values()))
             if stop():
                 raise Stopped
             time.sleep(POLL_SECONDS)
             continue
-        dealt = packs([run for run in free if run.run_id not in alone], size, places)
-        dealt += [[run] for run in free if run.run_id in alone]
-        by_name = {f"{pack[0].run_id}" + (f"+{len(pack) - 1}" if len(pack) > 1 else ""): pack for pack in dealt}
+        programs = []
+        for pack in dealt:
+            packed = [run for run in pack if run.run_id in free - alone]
+            programs += [[packed[place] for place in part] for part in workdir.by_step([run.folder for run in packed])]
+        programs += [[run] for run in left if run.run_id in free & alone]
+        by_name = {f"{pack[0].run_id}" + (f"+{len(pack) - 1}" if len(pack) > 1 else ""): pack for pack in programs}
         work = {
             name: (str(study.folder), str(folder), str(pack[0].records), [run.number for run in pack])
             for name, pack in by_name.items()

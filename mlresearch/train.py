@@ -66,23 +66,13 @@ def train_replicas(
     if len(made) > 1 and (folder / "config.json").exists():
         raise UserError(f"{folder} holds a single run; give a new --workdir for {len(made)} replicas")
     records: dict[Path, Record] = {}
-    groups: list[tuple[set[int], list[tuple[Path, ConfigDict]]]] = []
-    for own_folder, own in made:
-        steps = workdir.checkpoint_steps(own_folder)
-        near = [group for group in groups if group[0] & steps or not (group[0] or steps)]
-        if near:
-            near[0][0].intersection_update(steps)
-            near[0][1].append((own_folder, own))
-        else:
-            groups.append((steps, [(own_folder, own)]))
     errors = []
-    for _, group in groups:
+    for places in workdir.by_step([own_folder for own_folder, _ in made]):
+        folders, configs = [made[place][0] for place in places], [made[place][1] for place in places]
         try:
-            found = train_together([own for _, own in group], [each for each, _ in group], stop, sources)
+            records |= dict(zip(folders, train_together(configs, folders, stop, sources), strict=True))
         except NonFiniteError as error:
             errors.append(str(error))
-            continue
-        records |= dict(zip([each for each, _ in group], found, strict=True))
     if errors:
         raise NonFiniteError(" ".join(errors))
     return [records[own_folder] for own_folder, _ in made]

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,32 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         write_json(workdir / "config.json", to_dict(config))
 
 
-def checkpoint_steps(workdir: Path) -> set[int]:
-    """Return the steps of a run's checkpoints."""
-    return {int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
+def by_step(folders: Sequence[Path]) -> list[list[int]]:
+    """Divide runs, by their places, into those that have a checkpoint of one step in common, or none at all."""
+    parts: list[tuple[set[str], list[int]]] = []
+    for place, folder in enumerate(folders):
+        steps = _checkpoints(folder)
+        near = [part for part in parts if part[0] & steps or not (part[0] or steps)]
+        if near:
+            near[0][0].intersection_update(steps)
+            near[0][1].append(place)
+        else:
+            parts.append((steps, [place]))
+    return [part for _, part in parts]
+
+
+def _checkpoints(folder: Path) -> set[str]:
+    """Return what names the checkpoints that a run may go on from, those of its refit if it is so far."""
+    for phase in (REFIT, ""):
+        steps = checkpoint_steps(folder, phase)
+        if steps:
+            return {f"{phase}{step}" for step in steps}
+    return set()
+
+
+def checkpoint_steps(workdir: Path, phase: str = "") -> set[int]:
+    """Return the steps of a run's checkpoints, with `REFIT` as the phase those of its refit."""
+    return {int(path.name) for path in (workdir / f"{phase}checkpoints").glob("*") if path.name.isdigit()}
 
 
 @contextlib.contextmanager

@@ -27,6 +27,15 @@ hypothesis.settings.load_profile("mlresearch")
 mlresearch.data.__path__.append(str(Path(__file__).parent / "sources"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Keep compiled programs for the session, and for the processes that it starts: many train by equal ones."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    for name, value in (("compilation_cache_dir", folder), ("persistent_cache_min_compile_time_secs", 0.0)):
+        jax.config.update(f"jax_{name}", value)
+        os.environ[f"JAX_{name.upper()}"] = str(value)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where data sets are prepared, once for all tests."""

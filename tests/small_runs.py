@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 
 import mlresearch
 from mlresearch.config import base_config, part_options
@@ -17,22 +15,6 @@ from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
 from mlresearch.optim import NUMBERS, make_optimizer
 from mlresearch.step import dropout_keys, init_state, make_loss, multi_hot
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Most tests here train by equal programs; seeds and numbers are no part of them."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for settings in (options, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is options:
-            yield
 
 
 def make_config(data_dir):

@@ -1,7 +1,5 @@
 """What a run will cost against what it took, and combinations that cannot work found without computing."""
 
-import json
-import os
 import subprocess
 import sys
 
@@ -12,7 +10,7 @@ import mlresearch.estimate
 from mlresearch.errors import UserError
 from mlresearch.estimate import Estimator, Machine
 from mlresearch.study import Study, make_run
-from mlresearch.train import train
+from mlresearch.train import train_together
 
 TEXT = {
     "data.name": "synthetic/text",
@@ -22,6 +20,7 @@ TEXT = {
     "text.vocab_size": 200,
     "data.synthetic.num_words": 50,
 }
+BAG = {"data.name": "synthetic/text", "encoder.name": "bag", "text.vocab_size": 200, "text.num_buckets": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,9 @@ def config_file(tmp_path_factory, data_dir):
 
 def test_parameters_and_steps_are_those_of_the_run(config_file, tmp_path):
     estimator = Estimator()
-    for number, overrides in enumerate(({"head.name": "conditional"}, TEXT | {"train.num_epochs": 0.5})):
+    for number, overrides in enumerate(({"head.name": "conditional"}, BAG)):
         config = make_run(overrides, config_file).config
-        cost, record = estimator.cost(config), train(config, tmp_path / str(number))
+        cost, record = estimator.cost(config), train_together([config], [tmp_path / str(number)])[0]
         assert cost.num_parameters == record["num_parameters"]
         assert cost.num_steps == record["num_steps"]
 
@@ -71,7 +70,15 @@ def test_a_check_computes_no_step(config_file):
     [
         ({"head.name": "max_constraint", "data.synthetic.shape": "flat"}, "needs a label hierarchy"),
         ({"head.name": "conditional", "data.synthetic.shape": "flat"}, "needs a label hierarchy"),
-        ({"head.name": "conditional", "head.conditional.siblings": "one", "data.synthetic.shape": "dag"}, "tree"),
+        (
+            {
+                "head.name": "conditional",
+                "head.conditional.siblings": "one",
+                "data.synthetic.shape": "dag",
+                "data.synthetic.num_labels": 30,
+            },
+            "one parent",
+        ),
         (TEXT | {"encoder.text_transformer.num_heads": 3}, "3"),
         ({"data.name": "synthetic/text"}, "'mlp'"),
         ({"encoder.name": "bag"}, "'bag'"),
@@ -90,24 +97,19 @@ def test_a_baseline_is_checked_for_what_it_reads(config_file):
     Estimator().check(run.config, run.baseline)
 
 
-WIDE = {"encoder.mlp.dim": 2000, "encoder.mlp.num_layers": 3, "train.num_epochs": 40.0, "evaluate.predictions": False}
-
-
-def test_time_and_memory_are_right_within_a_factor_of_three(tmp_path, data_dir):
-    """Of a program whose steps take longer than its start, and whose parameters more than the libraries."""
-    study = Study.load(write_study(tmp_path, data_dir, f"[{WIDE}]"))
+def test_memory_is_right_within_a_factor_of_three(tmp_path, data_dir):
+    """Of a program whose parameters take more than the libraries. Time depends on who else uses the machine."""
+    wide = {"encoder.mlp.dim": 2000, "encoder.mlp.num_layers": 3, "train.num_epochs": 1.0}
+    study = Study.load(write_study(tmp_path, data_dir, f"[{wide}]"))
     code = f"""if True:
-        import json, resource, time
+        import resource
+        from pathlib import Path
         from mlresearch.study import Study
-        from mlresearch.train import train
-        record = train(Study.load({str(study.folder)!r}).runs[0].config, {str(tmp_path / "run")!r})
-        print(json.dumps([record["seconds"]["train"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+        from mlresearch.train import train_together
+        train_together([Study.load({str(study.folder)!r}).runs[0].config], [Path({str(tmp_path / "run")!r})])
+        print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     """
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
-    }
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    seconds, size = json.loads(made.stdout.splitlines()[-1])
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     cost = Estimator().cost(study.runs[0].config)
-    assert 1 / 3 < cost.seconds / seconds < 3
-    assert 1 / 3 < (cost.shared_bytes + cost.run_bytes) / size < 3
+    assert cost.num_parameters * 12 > 90e6  # with two moments, float32 each
+    assert 1 / 3 < (cost.shared_bytes + cost.run_bytes) / int(made.stdout.split()[-1]) < 3

@@ -15,7 +15,6 @@ from small_runs import (
     assert_near,
     assert_same,
     by_hand,
-    compiled_once,  # noqa: F401
     in_float64,
     inputs_of,
     lines,
@@ -28,14 +27,17 @@ import mlresearch
 import mlresearch.train
 from mlresearch import workdir
 from mlresearch.config import part_options, replicas, resolve
-from mlresearch.data.pipeline import Feed
+from mlresearch.data.pipeline import Batches, EncodedSplit, Feed
 from mlresearch.dropout import Dropout
 from mlresearch.errors import UserError
 from mlresearch.fit import Stopped, stack
+from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
 from mlresearch.step import (
+    Numbers,
     StepMetrics,
+    TrainState,
     dropout_keys,
     init_state,
     make_train_chunk,
@@ -532,3 +534,38 @@ def test_replicas_under_pmap(two, tmp_path, pair):
     with pytest.raises(NonFiniteError, match=r"seed_1\+optim.learning_rate=1e38 keeps the state before it"):
         train_replicas(two, tmp_path)
     assert_same(parameters(tmp_path / "seed_0"), parameters(pair[0] / "seed_0"), 1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 9])
+def test_runs_side_by_side_or_in_turn(at_once):
+    """On one processor some runs follow others; whichever do, each takes its own steps, with its own batches."""
+    feed = Feed(small_batches(), range(4))
+    batch, buckets = feed.chunk(0, 5, 6)
+
+    def count_rows(state, structure, batch):
+        moved = dataclasses.replace(state, params=state.params * 3 + batch.rows.sum() + structure, step=state.step + 1)
+        return moved, StepMetrics(batch.rows.sum().astype(float), batch.mask.sum().astype(float))
+
+    def states():
+        zeros = jnp.zeros(4, jnp.int32)
+        return TrainState(
+            jnp.arange(4), None, zeros, zeros - 1, zeros + 9, jnp.zeros(4, jnp.uint32), Numbers({}, {}, None)
+        )
+
+    for number in (5, 3):
+        chunk = jax.jit(make_train_chunk(count_rows, (8, 16), at_once))
+        state, metrics = chunk(states(), jnp.int32(7), batch, buckets, number)
+        expected = np.arange(4)
+        for place in range(number):
+            expected = expected * 3 + batch.rows[place].sum(-1) + 7
+        np.testing.assert_array_equal(state.params, expected)
+        assert state.step.tolist() == [number] * 4
+        np.testing.assert_array_equal(metrics.loss[:number], batch.rows[:number].sum(-1))
+        np.testing.assert_array_equal(metrics.gradient_norm[:number], batch.mask[:number].sum(-1))
+        assert not np.any(metrics.loss[number:])
+
+
+def small_batches():
+    rng = np.random.default_rng(0)
+    split = EncodedSplit(LabelSets.from_rows([[0]] * 50), rng.integers(1, 16, 50).astype(np.int32))
+    return Batches(split, 3, 8, (8, 16))

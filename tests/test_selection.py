@@ -9,7 +9,6 @@ from small_runs import (
     assert_near,
     assert_same,
     by_hand,
-    compiled_once,  # noqa: F401
     in_float64,
     inputs_of,
     lines,

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -32,7 +33,7 @@ from mlresearch.config import check_together
 from mlresearch.errors import UserError
 from mlresearch.files import write_json
 from mlresearch.fit import Stopped
-from mlresearch.launch import Inline, Local
+from mlresearch.launch import Inline, Local, Task
 from mlresearch.live import Live
 from mlresearch.study import Study, cross, grid, make_run, seeds
 from mlresearch.sweep import Failure, PlannedRun, done_runs, packs, plan
@@ -170,7 +171,7 @@ def test_packed_or_alone_the_records_are_the_same(whole, tmp_path, data_dir):
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, data_dir):
-    """Runs of all settings in which programs may and may not differ, with made-up ids; some stand at other steps."""
+    """Runs of all settings in which programs may and may not differ, with made-up ids."""
     folder = tmp_path_factory.mktemp("pool")
     write_study(folder, data_dir)
     choices = grid(
@@ -183,24 +184,17 @@ def pool(tmp_path_factory, data_dir):
     )
     chosen = [*cross(choices, seeds(2)), {"head.name": "conditional"}, {"train.batch_size": 32}]
     chosen += [{"baseline": "one_vs_rest"}, {"baseline": "one_vs_rest", "seed": 1}]
-    runs = [
+    return [
         PlannedRun(
             number, make_run(overrides, str(folder / "config.py")), f"{number:012d}", folder / f"{number}", folder
         )
         for number, overrides in enumerate(chosen)
     ]
-    for each in runs[::7]:
-        (each.folder / "checkpoints" / "4").mkdir(parents=True)
-    return runs
 
 
 def can_share(one, other):
     """Whether two runs can be trained in one program, by what training itself says."""
-    if (
-        one.run.baseline
-        or other.run.baseline
-        or workdir.checkpoint_steps(one.folder) != workdir.checkpoint_steps(other.folder)
-    ):
+    if one.run.baseline or other.run.baseline:
         return False
     try:
         check_together(one.run.config, other.run.config)
@@ -224,6 +218,55 @@ def test_programs_are_as_few_as_can_be_and_of_runs_that_can_share_one(pool, data
         assert 1 <= len(pack) <= most
         assert all(can_share(pack[0], other) for other in pack[1:])
     assert len(dealt) == sum(math.ceil(len(group) / most) for group in classes)
+
+
+@given(st.lists(st.sets(st.integers(0, 5), max_size=2), max_size=8), st.data())
+def test_runs_go_on_together_from_a_step_that_all_have(pool, steps, data):
+    refits = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            PlannedRun(number, pool[0].run, str(number), Path(folder, str(number)), Path(folder))
+            for number in range(len(steps))
+        ]
+        for each, kept, refit in zip(runs, steps, refits, strict=True):
+            for step in kept:
+                (each.folder / f"{'refit_' * refit}checkpoints" / str(step)).mkdir(parents=True)
+            if refit:  # which came after the end of the first phase
+                (each.folder / "checkpoints" / "9").mkdir(parents=True)
+        parts = [[runs[place] for place in part] for part in workdir.by_step([run.folder for run in runs])]
+    assert sorted(each.number for part in parts for each in part) == list(range(len(steps)))
+    stands = [
+        {(refits[n] and bool(kept), step) for step in kept or ({9} if refits[n] else ())}
+        for n, kept in enumerate(steps)
+    ]
+    for part in parts:
+        assert set.intersection(*(stands[each.number] for each in part)) or not any(
+            stands[each.number] for each in part
+        )
+    fresh = [part for part in parts if not stands[part[0].number]]
+    assert len(fresh) <= 1
+
+
+def test_a_sweep_goes_on_with_the_programs_that_it_began_with(tmp_path, data_dir):
+    """In other programs, runs would differ from an undisturbed sweep's by rounding, and in the end by more."""
+    study = write_study(tmp_path, data_dir, "seeds(6)")
+    first, _, _, fourth, *_ = plan(Study.load(study), tmp_path / "runs")
+    made = []
+
+    class Made(Inline):
+        """Notes the programs, and says that their runs are done."""
+
+        def launch(self, call, work, logs, stop=None):
+            for *_, numbers in work.values():
+                made.append(numbers)
+                for number in numbers:
+                    finish(plan(Study.load(study), tmp_path / "runs")[number], 0.5)
+            yield [Task(name, "done") for name in work]
+
+    finish(first, 0.5)
+    finish(fourth, 0.5)
+    assert run(study, tmp_path / "runs", Made(), size=3) == []
+    assert made == [[1, 2], [4, 5]]
 
 
 @pytest.mark.parametrize("launcher", [Inline(), Local(workers=2, patience_s=5)], ids=repr)
@@ -438,6 +481,7 @@ def faked(whole, tmp_path):
 def finish(run, value):
     """Write a record as if a run had ended."""
     record = {"metrics": {"validation": {"mode": {"micro_f1": value, "hamming_loss": value}}}}
+    run.records.mkdir(exist_ok=True)
     write_json(run.record_file, {"run_id": run.run_id, **record})
 
 

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mlresearch.config import flatten
+
 KILLS = 10
 CHECKPOINT_SECONDS = 3.0
 
@@ -77,9 +79,12 @@ class Sweep:
         return [path for path in self.root.glob("runs/*/*checkpoints/*") if path.name.isdigit()]
 
     def records(self) -> dict[str, dict[str, float]]:
-        """The metrics of its records by run id."""
+        """The metrics of its records, by run id and then by place."""
         found = [json.loads(path.read_text()) for path in (self.root / "study" / "records").glob("*.json")]
-        return {record["run_id"]: record["metrics"] for record in found}
+        return {
+            record["run_id"]: {place: value for place, value in flatten(record["metrics"]).items() if value is not None}
+            for record in found
+        }
 
     def table(self) -> str:
         """Its table."""
@@ -145,8 +150,9 @@ def main(launcher: str = "inline", seed: str = "0") -> None:
 
     one, other = whole.records(), killed.records()
     assert one.keys() == other.keys()
-    same = sum(one[run] == other[run] for run in one)
-    print(f"{same} of {len(one)} records have the same metrics, bit for bit")
+    print(f"{sum(one[run] == other[run] for run in one)} of {len(one)} records have the same metrics, bit for bit")
+    apart = [abs(one[run][place] - other[run][place]) for run in one for place in one[run]]
+    print(f"the largest difference of any of {len(apart)} numbers is {max(apart):.2g}")
     print(f"the tables are {'the same' if whole.table() == killed.table() else 'not the same'}")
     shutil.rmtree(root)
 
