@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -29,8 +31,14 @@ from mlresearch.train import num_steps_of
 PROCESS_BYTES = 500e6
 """What Python and the libraries take."""
 
-COMPILE_SECONDS = 10.0
-"""What starting a program takes, compilation and evaluation of a small data set included."""
+START_SECONDS = 10.0
+"""What starting a program takes, evaluation of a small data set included and compilation aside."""
+
+COMPILE_SECONDS = 3e-3
+"""What compiling an equation of a step takes, for each padded length."""
+
+COMPILE_BYTES = 1e5
+"""What the compiler keeps of an equation of a step, for each padded length: measured .08 to .13 MB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +158,10 @@ class Estimator:
     def cost(self, config: ConfigDict) -> Cost:
         """Return what a run costs by itself; a config that cannot work is a `UserError`.
 
-        Seconds: the operations of the longest step at half the speed of a product of matrices, and the parameters and
-        moments moved 4 times, so that they are right within a factor of 2 or 3. Bytes of a run: parameters, moments and
-        gradient twice, one set of batches, and the scores of the validation and test splits.
+        Seconds: those of compiling; the operations of the longest step at half the speed of a product of matrices, and
+        the parameters and moments moved 4 times. Bytes of a run: its parameters and moments 4 times, what its longest
+        step holds at once (`peak_bytes`), one set of batches, and the scores of the validation and test splits. All of
+        it is right within a factor of 2 or 3.
         """
         program = json.dumps(together(config), sort_keys=True)
         if program not in self._costs:
@@ -162,8 +171,9 @@ class Estimator:
     def _cost(self, config: ConfigDict, traced: Traced) -> Cost:
         state, _, longest = traced.arguments
         batches, splits, num_steps = traced.batches, traced.splits, traced.num_steps
-        lowered = jax.jit(traced.step).lower(*traced.arguments)
-        operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        program = jax.jit(traced.step).trace(*traced.arguments)
+        operations = float((program.lower().cost_analysis() or {}).get("flops", 0.0))
+        compiled = num_equations(program.jaxpr.jaxpr) * len(batches.buckets)
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         lengths = batches.split.lengths
         share = float(lengths.mean() / max(batches.buckets[-1], 1)) if lengths.any() else 1.0
@@ -176,7 +186,46 @@ class Estimator:
         return Cost(
             num_parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             num_steps=num_steps,
-            seconds=num_steps * step_seconds + COMPILE_SECONDS,
-            run_bytes=2.5 * state_bytes + chunk + scores,
-            shared_bytes=PROCESS_BYTES + sum(array.nbytes for array in arrays),
+            seconds=START_SECONDS + COMPILE_SECONDS * compiled + num_steps * step_seconds,
+            run_bytes=4 * state_bytes + peak_bytes(program.jaxpr.jaxpr) + chunk + scores,
+            shared_bytes=PROCESS_BYTES + COMPILE_BYTES * compiled + sum(array.nbytes for array in arrays),
         )
+
+
+def num_equations(jaxpr: Jaxpr) -> int:
+    """Return the number of equations of a program, those of its parts included."""
+    return sum(1 + sum(map(num_equations, _parts(equation))) for equation in jaxpr.eqns)
+
+
+def peak_bytes(jaxpr: Jaxpr) -> int:
+    """Return the most bytes that a program's values hold at once, arguments aside, in its order and unless fused."""
+    last_use = {var: place for place, equation in enumerate(jaxpr.eqns) for var in equation.invars if _is_var(var)}
+    last_use |= {var: len(jaxpr.eqns) for var in jaxpr.outvars if _is_var(var)}
+    made: set[Var] = set()
+    held = peak = 0
+    for place, equation in enumerate(jaxpr.eqns):
+        inside = max(map(peak_bytes, _parts(equation)), default=0)
+        size = sum(_num_bytes(var) for var in equation.outvars)
+        held += size
+        peak = max(peak, held, held - size + inside)
+        made |= set(equation.outvars)
+        over = {var for var in (*equation.invars, *equation.outvars) if _is_var(var) and last_use.get(var, 0) <= place}
+        held -= sum(_num_bytes(var) for var in over & made)
+        made -= over
+    return peak
+
+
+def _parts(equation: Any) -> Iterator[Jaxpr]:
+    """Yield the programs that an equation calls."""
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
+        if isinstance(value, ClosedJaxpr | Jaxpr):
+            yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
+
+
+def _is_var(atom: Any) -> bool:
+    return isinstance(atom, Var)  # else it is a literal
+
+
+def _num_bytes(var: Any) -> int:
+    dtype = getattr(var.aval, "dtype", None)
+    return math.prod(var.aval.shape) * getattr(dtype, "itemsize", 0) if dtype is not None else 0

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 from small_study import write_study
 
 import mlresearch.estimate
 from mlresearch.errors import UserError
-from mlresearch.estimate import Estimator, Machine
+from mlresearch.estimate import Estimator, Machine, num_equations, peak_bytes
 from mlresearch.study import Study, make_run
 from mlresearch.train import train_together
 
@@ -95,6 +97,36 @@ def test_a_baseline_is_checked_for_what_it_reads(config_file):
         Estimator().check(run.config, run.baseline)
     run = make_run({"baseline": "one_vs_rest", "data.name": "synthetic/text"}, config_file)
     Estimator().check(run.config, run.baseline)
+
+
+def test_peaks_and_equations_are_those_of_programs_counted_by_hand():
+    def line(x):  # each value is dead when the next one is made: two at once
+        return jnp.sin(jnp.cos(jnp.sin(x)))
+
+    def residuals(x):  # what is used at the end is held until then: a, b, and c, then the result
+        a = jnp.sin(x)
+        b = jnp.cos(a)
+        c = jnp.sin(b)
+        return a + b * c
+
+    x = jnp.zeros(256)
+    for function, number, values in ((line, 3, 2), (residuals, 5, 4)):
+        for program in (function, jax.jit(function)):  # a part counts as the equation that calls it, and as its own
+            jaxpr = jax.make_jaxpr(program)(x).jaxpr
+            assert num_equations(jaxpr) == number + (program is not function)
+            assert peak_bytes(jaxpr) == values * x.nbytes
+    looped = jax.make_jaxpr(lambda x: jax.lax.scan(lambda carry, _: (line(carry), None), x, length=5)[0])(x).jaxpr
+    assert peak_bytes(looped) == 2 * x.nbytes
+
+
+def test_a_step_holds_what_the_compiler_finds_that_it_needs(config_file):
+    """Within a factor of two, for a program whose activations are larger than its parameters."""
+    estimator = Estimator()
+    traced = estimator._trace(make_run({"train.batch_size": 4096, "encoder.mlp.dim": 64}, config_file).config)
+    program = jax.jit(traced.step).trace(*traced.arguments)
+    needed = program.lower().compile().memory_analysis()
+    total = needed.temp_size_in_bytes + needed.output_size_in_bytes
+    assert total / 2 < peak_bytes(program.jaxpr.jaxpr) < total * 2
 
 
 def test_memory_is_right_within_a_factor_of_three(tmp_path, data_dir):

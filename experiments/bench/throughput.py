@@ -26,7 +26,7 @@ from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
 from mlresearch.step import init_state, make_train_chunk, make_train_step
 
-NUM_BATCHES = {"bag": 400, "text_transformer": 40}
+NUM_BATCHES = {"bag": 200, "text_transformer": 40}
 
 
 def get_config(encoder: str, dropout: float) -> ConfigDict:
