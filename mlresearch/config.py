@@ -65,7 +65,7 @@ def base_config() -> ConfigDict:
                 "algorithm": "unigram",
                 "lowercase": True,
                 "max_length": 128,  # tokens; what is cut is reported
-                "num_buckets": 3,  # padded lengths; each compiles once
+                "num_buckets": 5,  # padded lengths; each compiles once
             },
             "encoder": {"name": "bag"},
             "decoder": {"name": "linear"},

@@ -152,8 +152,10 @@ def fit(
     """
     began = time.time()
     config, parallel = program.config, program.parallel
-    train_step = make_train_step(config, program.graphdef, program.num_labels, num_steps, parallel.axis_name)
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, batches.buckets, runs_at_once(state)))
+    train_step = make_train_step(
+        config, program.graphdef, program.num_labels, num_steps, parallel.axis_name, batches.buckets
+    )
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, runs_at_once(state)))
     feed = Feed(batches, np.asarray(state.seed).tolist())
     size = max(min(config.train.chunk_steps, CHUNK_BYTES // feed.bytes_per_step), 1)
     interval = max(round(config.evaluate.every_epochs * batches.steps_per_epoch), 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,18 +131,26 @@ def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], rows: Int[ArrayL
 
 
 def make_train_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, num_steps: int, axis_name: str | None
-) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]]:
-    """Return the step of one run; with `axis_name` it sees one device's part of the batch and sums over that axis.
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    num_labels: int,
+    num_steps: int,
+    axis_name: str | None,
+    lengths: Sequence[int] = (),
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Return the step of one run, ``step(state, structure, batch, bucket)``.
 
-    Sums over examples are divided by the number of real examples in the whole batch, whatever its layout. The learning
-    rate's schedule is that of `num_steps` steps.
+    With `axis_name` it sees one device's part of the batch and sums over that axis. Sums over examples are divided by
+    the number of real examples in the whole batch, whatever its layout. The learning rate's schedule is that of
+    `num_steps` steps. lengths: padded lengths that a batch is cut to, `bucket` says to which: each is a branch of the
+    program, so that a step costs what its own length costs. Without them a batch is taken as it is.
     """
 
     def sum_over_devices(tree: PyTree) -> PyTree:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def train_step(state: TrainState, structure: PyTree, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def gradient_of(state: TrainState, structure: PyTree, batch: Batch) -> tuple[Float[Array, ""], PyTree]:
+        """Return the mean loss and its gradient; of one device's part, its share of them."""
         count = jnp.maximum(sum_over_devices(batch.mask.sum()), 1)
         keys = dropout_keys(state.seed, state.step, batch.rows)
         labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
@@ -152,7 +161,15 @@ def make_train_step(
             loss = model(batch.inputs, keys).loss(labels, label_loss)
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
-        loss, gradient = sum_over_devices(jax.value_and_grad(mean_loss)(state.params))
+        return jax.value_and_grad(mean_loss)(state.params)
+
+    def train_step(
+        state: TrainState, structure: PyTree, batch: Batch, bucket: Int[Array, ""] | int = 0
+    ) -> tuple[TrainState, StepMetrics]:
+        # The gradient alone differs by length: an update in each branch would be copied out of it.
+        by_length = [lambda length=length: gradient_of(state, structure, batch.cut(length)) for length in lengths]
+        shares = jax.lax.switch(bucket, by_length) if by_length else gradient_of(state, structure, batch)
+        loss, gradient = sum_over_devices(shares)
         gradient_norm = optax.tree.norm(gradient)
         optimizer = make_optimizer(config.optim, num_steps, state.numbers.optim)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
@@ -161,11 +178,9 @@ def make_train_step(
         opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         # Finite gradients may still make what is not: all that would be kept is looked at.
-        outcome = (loss, gradient_norm, params, opt_state)
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome)]).all()
+        finite = jnp.stack([_is_finite(leaf) for leaf in jax.tree.leaves((loss, gradient_norm, params, opt_state))])
         running = (state.failed_step < 0) & (state.step < state.end)
-        failed_step = jnp.where(running & ~finite, state.step, state.failed_step)
-        moves = running & finite
+        moves = running & finite.all()
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
@@ -175,23 +190,25 @@ def make_train_step(
             params=keep(params, state.params),
             opt_state=keep(opt_state, state.opt_state),
             step=state.step + moves.astype(jnp.int32),
-            failed_step=failed_step,
+            failed_step=jnp.where(running & ~moves, state.step, state.failed_step),
         )
         return kept, StepMetrics(loss, gradient_norm)
 
     return train_step
 
 
+def _is_finite(x: Array) -> Bool[Array, ""]:
+    """Return whether all of an array is finite; the maximum, which NaN passes through, takes one pass."""
+    return jnp.isfinite(jnp.abs(x).max(initial=0))
+
+
 def make_train_chunk(
-    train_step: Callable[[TrainState, PyTree, Batch], tuple[TrainState, StepMetrics]],
-    lengths: Sequence[int],
-    at_once: int | None = None,
+    train_step: Callable[..., tuple[TrainState, StepMetrics]], at_once: int | None = None
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Return many steps of several runs as one function: ``chunk(states, structure, batches, buckets, number)``.
 
-    states: with a leading axis of runs; batches: ``[steps, runs, batch, …]``, padded to the last of `lengths`; buckets:
-    which of `lengths` each step needs; number: how many of the steps to take. Metrics are ``[steps, runs]``. Each
-    length is a branch of the program, so that a step costs what its own length costs.
+    states: with a leading axis of runs; batches: ``[steps, runs, batch, …]``, of one padded length; buckets: what each
+    step is given as its own; number: how many of the steps to take. Metrics are ``[steps, runs]``.
 
     at_once: how many runs take their steps side by side, None for all; the others follow when these have taken theirs.
     """
@@ -203,16 +220,16 @@ def make_train_chunk(
         buckets: Int[Array, "steps"],
         number: Int[Array, ""],
     ) -> tuple[TrainState, StepMetrics]:
-        def at(length: int) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-            return lambda state, batch: train_step(state, structure, batch.cut(length))
+        def step(place: Int[Array, ""] | int, state: TrainState) -> tuple[TrainState, StepMetrics]:
+            batch = jax.tree.map(lambda leaf: leaf[place], batches)
+            return train_step(state, structure, batch, buckets[place])
 
         def body(place: Int[Array, ""], carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
             state, metrics = carry
-            batch = jax.tree.map(lambda leaf: leaf[place], batches)
-            state, new = jax.lax.switch(buckets[place], [at(length) for length in lengths], state, batch)
+            state, new = step(place, state)
             return state, jax.tree.map(lambda all_, one: all_.at[place].set(one), metrics, new)
 
-        like = jax.eval_shape(at(lengths[0]), state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
+        _, like = jax.eval_shape(functools.partial(step, 0), state)
         metrics = jax.tree.map(lambda leaf: jnp.zeros((len(buckets), *leaf.shape), leaf.dtype), like)
         return jax.lax.fori_loop(0, number, body, (state, metrics))
 
@@ -220,14 +237,25 @@ def make_train_chunk(
         state: TrainState, structure: PyTree, batches: Batch, buckets: Int[Array, "steps"], number: Int[Array, ""]
     ) -> tuple[TrainState, StepMetrics]:
         each = functools.partial(one_run, structure=structure, buckets=buckets, number=number)
-        runs = len(state.step)
-        if at_once is None or at_once >= runs:
-            return jax.vmap(each, in_axes=(0, 1), out_axes=(0, 1))(state, batches)
         by_run = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batches)
-        state, metrics = jax.lax.map(lambda run: each(*run), (state, by_run), batch_size=at_once)
+        state, metrics = over_runs(lambda run: each(*run), (state, by_run), at_once)
         return state, jax.tree.map(jnp.transpose, metrics)
 
     return chunk
+
+
+def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None = None) -> Any:
+    """Apply a function to every run of a leading axis: side by side, or `at_once` of them at a time.
+
+    One run by itself has no axis inside: XLA on CPU makes slower products of matrices where there is one of length 1.
+    """
+    count = len(jax.tree.leaves(runs)[0])
+    if count == 1:
+        alone = function(jax.tree.map(lambda leaf: leaf[0], runs))
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+    if at_once is None or at_once >= count:
+        return jax.vmap(function)(runs)
+    return jax.lax.map(function, runs, batch_size=at_once if at_once > 1 else None)
 
 
 def make_eval_step(
@@ -239,8 +267,13 @@ def make_eval_step(
     """
 
     def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
-        dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
         labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-        return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, make_loss(config, numbers)))
 
-    return jax.vmap(eval_step, in_axes=(0, 0, None, None))
+        def one_run(run: tuple[PyTree, Numbers]) -> Scored:
+            params, numbers = run
+            dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
+            return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, make_loss(config, numbers)))
+
+        return over_runs(one_run, (params, numbers))
+
+    return eval_step

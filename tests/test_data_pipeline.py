@@ -1,12 +1,13 @@
 """Batches: parts of several processes, values of labels, columns; what is in a batch is what is in the split."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from mlresearch.data.pipeline import Batches, EncodedSplit, Feed
+from mlresearch.data.pipeline import Batches, EncodedSplit, Feed, length_buckets
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelSets
 
@@ -154,3 +155,21 @@ def test_columns_that_a_data_set_lacks_stay_absent_when_joined():
     assert joined.tokens is None
     assert joined.categories is None
     assert np.array_equal(joined.features, np.concatenate([split.features for split in bare]))
+
+
+def test_buckets_have_the_least_padding():
+    """Against every choice of so many multiples of 8."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        lengths = rng.integers(0, rng.integers(2, 90), rng.integers(0, 60))
+        number = int(rng.integers(1, 5))
+        buckets = length_buckets(lengths, number)
+        last = max(-(-int(lengths.max(initial=1)) // 8) * 8, 8)
+        assert buckets[-1] == last
+        assert list(buckets) == sorted(set(buckets))
+        choices = [
+            (*chosen, last) for count in range(number) for chosen in itertools.combinations(range(8, last, 8), count)
+        ]
+        assert buckets in choices
+        padded = [sum(min(end for end in choice if end >= length) for length in lengths) for choice in choices]
+        assert padded[choices.index(buckets)] == min(padded)

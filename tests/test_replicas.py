@@ -24,6 +24,7 @@ from small_runs import (
 )
 
 import mlresearch
+import mlresearch.step
 import mlresearch.train
 from mlresearch import workdir
 from mlresearch.config import part_options, replicas, resolve
@@ -77,29 +78,33 @@ def test_how_many_steps_a_call_takes_changes_nothing(config, tmp_path):
     assert [line["epoch"] for line in lines(tmp_path / "1")] == [0.7, 1.4, 2.0]
 
 
-def test_each_step_is_computed_at_its_own_length(config):
-    """A step that tells its padded length, taken instead of the model's: nothing of a longer one is computed."""
+def test_each_step_is_computed_at_its_own_length(config, monkeypatch):
+    """A model that tells its padded length as its loss: it is given the step's own, and nothing is cut off."""
     config = resolve(config)
     dataset, preprocessing, batches = inputs_of(config)
     batches = dataclasses.replace(batches["train"], buckets=(4, 8, 16))
-    _, params, rates, _ = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
+    graphdef, params, rates, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
     seen = []
 
-    def step(state, structure, batch):
-        length = batch.inputs.tokens.shape[-1]
-        seen.append(length)
-        return state, StepMetrics(jnp.float32(length), batch.inputs.token_mask.sum(dtype=jnp.float32))
+    class Told:
+        def __init__(self, inputs, keys):
+            seen.append(inputs.tokens.shape[-1])
+            self.words = inputs.token_mask.sum(1)
 
+        def loss(self, labels, label_loss):
+            return (100 * seen[-1] + self.words).astype(float)
+
+    monkeypatch.setattr(mlresearch.step.nnx, "merge", lambda *parts: Told)
+    step = make_train_step(config, graphdef, 9, 10, None, batches.buckets)
     states = stack([init_state(config, params, rates, 10, select=False)] * 2)
     taken, buckets = Feed(batches, [0, 1]).chunk(0, 10, 12)
-    chunk = jax.jit(make_train_chunk(step, batches.buckets))
-    _, metrics = chunk(states, params, taken, buckets, jnp.int32(10))
+    _, metrics = jax.jit(make_train_chunk(step))(states, structure, taken, buckets, jnp.int32(10))
     assert set(seen) == set(batches.buckets)
     lengths = np.array(batches.buckets)[buckets[:10]]
     assert len(set(lengths.tolist())) == 3
-    np.testing.assert_array_equal(metrics.loss[:10], np.stack([lengths, lengths], axis=1))
-    words = taken.inputs.token_mask.sum((2, 3))
-    np.testing.assert_array_equal(metrics.gradient_norm[:10], words[:10])  # nothing was cut off
+    words, count = taken.inputs.token_mask[:10], taken.mask[:10].sum(2)
+    expected = 100 * lengths[:, None] + np.where(taken.mask[:10], words.sum(3), 0).sum(2) / count
+    np.testing.assert_allclose(metrics.loss[:10], expected, rtol=1e-5)
     assert not metrics.loss[10:].any()
 
 
@@ -318,13 +323,13 @@ def steps_of(config, count, num_devices, mode="jit"):
     for _, own in replicas(resolve_replicas(config, count)):
         graphdef, params, rates, structure = create_model(own, preprocessing.spec, 9, dataset.hierarchy)
         states.append(init_state(own, params, rates, 10, select=False))
-    step = make_train_step(config, graphdef, 9, 10, parallel.axis_name)
+    step = make_train_step(config, graphdef, 9, 10, parallel.axis_name, batches.buckets)
     taken, buckets = Feed(batches, range(count)).chunk(0, 10, 10)
     arguments = (
         *(parallel.put_runs(stack(states)), parallel.replicate(structure), parallel.put_chunk(taken)),
         *(jnp.asarray(buckets), jnp.int32(10)),
     )
-    chunk = parallel.compile_chunk(make_train_chunk(step, batches.buckets))
+    chunk = parallel.compile_chunk(make_train_chunk(step))
     compiled = chunk.lower(*arguments).compile()
     state, _ = compiled(*arguments)
     return jax.tree.leaves(jax.device_get(parallel.fetch(state).params)), compiled.as_text()
@@ -542,7 +547,7 @@ def test_runs_side_by_side_or_in_turn(at_once):
     feed = Feed(small_batches(), range(4))
     batch, buckets = feed.chunk(0, 5, 6)
 
-    def count_rows(state, structure, batch):
+    def count_rows(state, structure, batch, bucket):
         moved = dataclasses.replace(state, params=state.params * 3 + batch.rows.sum() + structure, step=state.step + 1)
         return moved, StepMetrics(batch.rows.sum().astype(float), batch.mask.sum().astype(float))
 
@@ -553,7 +558,7 @@ def test_runs_side_by_side_or_in_turn(at_once):
         )
 
     for number in (5, 3):
-        chunk = jax.jit(make_train_chunk(count_rows, (8, 16), at_once))
+        chunk = jax.jit(make_train_chunk(count_rows, at_once))
         state, metrics = chunk(states(), jnp.int32(7), batch, buckets, number)
         expected = np.arange(4)
         for place in range(number):

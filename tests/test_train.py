@@ -107,8 +107,8 @@ def steps_under(config, mode, num_devices, num_steps):
     batches = make_batches(config, splits, 9)["train"]
     graphdef, params, rates, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
     parallel = Parallel(mode, num_devices, 1, 16)
-    step = make_train_step(config, graphdef, 9, num_steps, parallel.axis_name)
-    chunk = parallel.compile_chunk(make_train_chunk(step, batches.buckets))
+    step = make_train_step(config, graphdef, 9, num_steps, parallel.axis_name, batches.buckets)
+    chunk = parallel.compile_chunk(make_train_chunk(step))
     state = parallel.put_runs(stack([init_state(config, params, rates, num_steps, select=False)]))
     taken, buckets = Feed(batches, [config.seed]).chunk(0, num_steps, num_steps)
     state, metrics = chunk(state, parallel.replicate(structure), parallel.put_chunk(taken), buckets, num_steps)

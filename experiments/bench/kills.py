@@ -1,9 +1,9 @@
 """What ``kill -9`` costs a sweep: ``python -m experiments.bench.kills [launcher] [seed]``, launcher inline or local.
 
-A small study is swept undisturbed, and once more while its launcher is killed ten times at random moments and started
-again, before it is left to end; every other time its workers are killed with it. Printed are what each kill lost, in
-steps that were logged and in seconds since the last checkpoint, and whether both sweeps made the same records and the
-same table.
+A small study is swept undisturbed, and again while its launcher is killed at random moments and started again, until
+it was killed ten times; local workers are killed with it every other time. A sweep that ends before is compared, and
+another one begun. Printed are what each kill lost, in steps that were logged and in seconds since the last checkpoint,
+and whether all sweeps made the same records and the same table.
 """
 
 import dataclasses
@@ -115,12 +115,11 @@ class Sweep:
 
 
 def main(launcher: str = "inline", seed: str = "0") -> None:
-    """Sweep twice, undisturbed and disturbed, and compare."""
+    """Sweep undisturbed, and disturbed until it was killed `KILLS` times, and compare."""
     rng = random.Random(int(seed))
     root = Path(tempfile.mkdtemp(prefix="kills-"))
-    whole, killed = Sweep(root / "whole", launcher), Sweep(root / "killed", launcher)
+    whole = Sweep(root / "whole", launcher)
     whole.write()
-    killed.write()
     began = time.time()
     process = whole.start()
     while not whole.checkpoints() and process.poll() is None:
@@ -129,32 +128,38 @@ def main(launcher: str = "inline", seed: str = "0") -> None:
     assert process.wait() == 0, (whole.root / "log").read_text()
     print(f"undisturbed, {launcher}: {time.time() - began:.0f} s, the first checkpoint after {first:.0f} s", flush=True)
 
-    for number in range(1, KILLS + 1):
-        began = time.time()
-        process = killed.start()
-        try:
-            process.wait(rng.uniform(0, 1.5 * first))
-            print(f"ended before kill {number}")
-            break
-        except subprocess.TimeoutExpired:
-            alone = launcher == "local" and number % 2 == 0
-            os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        ended = time.time()
-        print(f"kill {number}{' of the launcher alone' * alone} after {ended - began:.1f} s", flush=True)
-        for line in killed.lost(began, ended):
-            print(f"  {line}")
-    began = time.time()
-    assert killed.start().wait() == 0, (killed.root / "log").read_text()
-    print(f"left to end: {time.time() - began:.0f} s")
-
-    one, other = whole.records(), killed.records()
-    assert one.keys() == other.keys()
-    print(f"{sum(one[run] == other[run] for run in one)} of {len(one)} records have the same metrics, bit for bit")
-    apart = [abs(one[run][place] - other[run][place]) for run in one for place in one[run]]
-    print(f"the largest difference of any of {len(apart)} numbers is {max(apart):.2g}")
-    print(f"the tables are {'the same' if whole.table() == killed.table() else 'not the same'}")
+    kills = 0
+    while kills < KILLS:
+        killed = Sweep(root / f"killed after {kills}", launcher)
+        killed.write()
+        while kills < KILLS and kill(killed, rng.uniform(0, 1.5 * first), alone=launcher == "local" and kills % 2 == 1):
+            kills += 1
+        assert killed.start().wait() == 0, (killed.root / "log").read_text()
+        print(f"left to end, after {kills} kills in all")
+        one, other = whole.records(), killed.records()
+        assert one.keys() == other.keys()
+        print(f"{sum(one[run] == other[run] for run in one)} of {len(one)} records have the same metrics, bit for bit")
+        apart = [abs(one[run][place] - other[run][place]) for run in one for place in one[run]]
+        print(f"the largest difference of any of {len(apart)} numbers is {max(apart):.2g}")
+        print(f"the tables are {'the same' if whole.table() == killed.table() else 'not the same'}", flush=True)
     shutil.rmtree(root)
+
+
+def kill(sweep: Sweep, after: float, *, alone: bool) -> bool:
+    """Launch a sweep and kill it so many seconds later, its launcher alone or all; False where it ended before."""
+    began = time.time()
+    process = sweep.start()
+    try:
+        process.wait(after)
+        return False
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    ended = time.time()
+    print(f"killed{', the launcher alone,' * alone} after {ended - began:.1f} s", flush=True)
+    for line in sweep.lost(began, ended):
+        print(f"  {line}")
+    return True
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ def measure(config: ConfigDict) -> dict[str, float]:
     parallel = Parallel(config.parallel.mode, config.parallel.num_devices, 1, BATCH)
     graphdef, params, rates, structure = create_model(config, InputSpec(VOCAB_SIZE), NUM_LABELS, None)
     program = Program(config, graphdef, structure, NUM_LABELS, parallel)
-    train_step = make_train_step(config, graphdef, NUM_LABELS, 3 * num_steps, parallel.axis_name)
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, batches["train"].buckets))
+    train_step = make_train_step(
+        config, graphdef, NUM_LABELS, 3 * num_steps, parallel.axis_name, batches["train"].buckets
+    )
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step))
     feed = Feed(batches["train"], [config.seed])
     state = parallel.put_runs(stack([init_state(config, params, rates, 3 * num_steps, select=False)]))
     size = min(config.train.chunk_steps, num_steps)

@@ -84,10 +84,28 @@ class EncodedSplit:
 
 
 def length_buckets(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
-    """Return ascending padded lengths, multiples of 8, for about equally many examples each; the last holds all."""
-    shares = np.linspace(0, 1, num_buckets + 1)[1:]
-    quantiles = np.quantile(lengths, shares, method="higher") if len(lengths) else np.ones(1)
-    return tuple(sorted({int(-(-max(length, 1) // 8) * 8) for length in quantiles}))
+    """Return at most so many ascending padded lengths, multiples of 8, with the least padding; the last holds all.
+
+    The least sum over texts of the padded length, each text at the shortest that holds it, by dynamic programming over
+    where buckets end: O(num_buckets · (longest / 8)²).
+    """
+    steps = np.maximum(-(-lengths // 8), 1)
+    longest = int(steps.max(initial=1))
+    below = np.concatenate([[0], np.cumsum(np.bincount(steps, minlength=longest + 1)[1:])])  # texts of 8 k or shorter
+    cost = np.where(np.arange(longest + 1) == 0, 0.0, np.inf)  # of the texts up to a length, with the buckets so far
+    ends: list[np.ndarray] = []
+    for _ in range(min(num_buckets, longest)):
+        # Texts from one length up to the next are all padded to the next.
+        added = cost[:, None] + (below[None, :] - below[:, None]) * np.arange(longest + 1)[None, :]
+        added[np.tril_indices(longest + 1, -1)] = np.inf
+        ends.append(added.argmin(axis=0))
+        cost = added.min(axis=0)
+    chosen, end = [], longest
+    for before in reversed(ends):
+        if end and before[end] < end:
+            chosen.append(8 * end)
+        end = int(before[end])
+    return tuple(reversed(chosen))
 
 
 @dataclasses.dataclass(frozen=True)

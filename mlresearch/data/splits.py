@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
 from mlresearch.errors import UserError, suggest
 from mlresearch.label_space import LabelSets
@@ -106,6 +105,8 @@ def _stratified(labels: LabelSets, num_labels: int, size: int, seed: Sequence[in
         raise UserError(
             f"{len(labels)} rows of {num_labels} labels are too many to stratify; config.data.split.method = 'random'"
         )
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit  # scikit-learn takes 120 MB
+
     # The library takes one integer; this one differs between the splits of one seed.
     state = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=state)
