@@ -272,6 +272,8 @@ def make_run(
         if baseline is not None and key.partition(".")[0] not in ("seed", "data", "evaluate"):
             raise UserError(f"config.{key} is set, but the baseline {baseline!r} does not read it: leave it out")
         _set(config, key, value)
+    if config.train.replicas != 1 or config.train.replica_overrides:
+        raise UserError("config.train.replicas is for single commands: yield a run a seed, and the sweep packs them")
     check_acting(config, list(settings))
     config = resolve(config)
     values = [str(overrides[key]) for key in overrides if key in varying or key == "baseline"]

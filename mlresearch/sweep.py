@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +36,8 @@ WORKDIR = Path("runs")
 
 POLL_SECONDS = 2.0
 """How often is looked whether a run that another launcher works on has ended."""
+
+CHANGED = "the study, its configs, the code or the data changed after the launch, and with them the runs: launch again"
 
 LOOK_SECONDS = 0.05
 """Longer than it takes to look whether a run is held."""
@@ -169,12 +171,23 @@ def _cut(runs: list[PlannedRun], most: int) -> Iterator[list[PlannedRun]]:
 
 
 def run_pack(
-    study_folder: str, folder: str, records: str, numbers: Sequence[int], stop: Callable[[], bool] = lambda: False
+    study_folder: str,
+    folder: str,
+    records: str,
+    runs: Mapping[str, int],
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train the runs of a study with these numbers in one program, but those that are done or held by others."""
+    """Train runs of a study in one program, but those that are done or held by others.
+
+    runs: their numbers by their ids; a `UserError` if these are not those of the study as it is now.
+    """
     study = Study.load(study_folder)
+    if max(runs.values()) >= len(study.runs):
+        raise UserError(CHANGED)
     with contextlib.ExitStack() as held:
-        planned = plan(study, Path(folder), Path(records), numbers)
+        planned = plan(study, Path(folder), Path(records), list(runs.values()))
+        if [run.run_id for run in planned] != list(runs):
+            raise UserError(CHANGED)
         mine = [run for run in planned if held.enter_context(run.held()) and not run.done]
         try:
             for run in mine:
@@ -248,7 +261,7 @@ def sweep(
         programs += [[run] for run in left if run.run_id in free & alone]
         by_name = {f"{pack[0].run_id}" + (f"+{len(pack) - 1}" if len(pack) > 1 else ""): pack for pack in programs}
         work = {
-            name: (str(study.folder), str(folder), str(pack[0].records), [run.number for run in pack])
+            name: (str(study.folder), str(folder), str(pack[0].records), {run.run_id: run.number for run in pack})
             for name, pack in by_name.items()
         }
         for tasks in launcher.launch(run_pack, work, folder / "logs", stop):

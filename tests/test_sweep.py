@@ -257,7 +257,8 @@ def test_a_sweep_goes_on_with_the_programs_that_it_began_with(tmp_path, data_dir
         """Notes the programs, and says that their runs are done."""
 
         def launch(self, call, work, logs, stop=None):
-            for *_, numbers in work.values():
+            for *_, runs in work.values():
+                numbers = [*runs.values()]
                 made.append(numbers)
                 for number in numbers:
                     finish(plan(Study.load(study), tmp_path / "runs")[number], 0.5)
@@ -315,6 +316,27 @@ def test_a_program_that_breaks_is_tried_run_by_run(whole, tmp_path, data_dir, mo
     monkeypatch.undo()
     assert main(arguments) == 0
     assert {seed for _, seed in records(study)} == {0, 1, 7}
+
+
+@pytest.mark.parametrize(
+    ("changed", "number"), [("[{'train.num_epochs': 2.0}, {'seed': 1}]", 0), ("[{}]", 1)], ids=["other", "fewer"]
+)
+def test_runs_that_change_under_a_launch_fail(changed, number, tmp_path, data_dir):
+    """Else they would be made under other names, again and again."""
+    study = write_study(tmp_path, data_dir, "[{}, {'seed': 1}]")
+    text = (study / "sweep.py").read_text()
+
+    class Editing(Inline):
+        """Has the study change before its processes read it."""
+
+        def launch(self, *given):
+            (study / "sweep.py").write_text(text.replace("[{}, {'seed': 1}]", changed))
+            yield from super().launch(*given)
+
+    [failure] = run(study, tmp_path / "runs", Editing())
+    assert failure.run.number == number
+    assert "launch again" in failure.error
+    assert [seed for _, seed in records(study)] == [1 - number]
 
 
 def test_what_cannot_work_is_told_before_anything_starts(tmp_path, data_dir, trained, capsys):

@@ -28,6 +28,9 @@ from mlresearch.step import init_state, make_train_chunk, make_train_step
 
 NUM_BATCHES = {"bag": 200, "text_transformer": 40}
 
+NUM_BUCKETS = {"bag": 3, "text_transformer": 6}
+"""Padding costs a bag little, and a program a length takes memory to compile; a transformer pays for every token."""
+
 
 def get_config(encoder: str, dropout: float) -> ConfigDict:
     """Return the base config at the size of torchTextClassifiers."""
@@ -36,7 +39,7 @@ def get_config(encoder: str, dropout: float) -> ConfigDict:
     config.encoder[encoder].update({"dim": DIM, "dropout": dropout})
     if encoder == "text_transformer":
         config.encoder[encoder].update({"num_layers": NUM_LAYERS, "num_heads": NUM_HEADS})
-    config.text.update({"vocab_size": VOCAB_SIZE, "max_length": MAX_LENGTH})
+    config.text.update({"vocab_size": VOCAB_SIZE, "max_length": MAX_LENGTH, "num_buckets": NUM_BUCKETS[encoder]})
     config.train.batch_size = config.evaluate.batch_size = BATCH
     return resolve(config)
 
