@@ -16,7 +16,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 
 from mlresearch import environment, workdir
-from mlresearch.config import resolve
 from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
 from mlresearch.decisions import ScoredBatch, collect_scores
 from mlresearch.errors import UserError, suggest
@@ -57,14 +56,13 @@ class Baseline(abc.ABC):
 def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: Sequence[Path] = ()) -> dict[str, Any]:
     """Fit a baseline on the training split, evaluate it and record it in `folder`; returns the run record.
 
-    name: a key of `BASELINES`. Of the config, seed, data and evaluate act, and only they are written to the folder.
-    Decisions are fitted on validation and applied once to test, as in `train`; a finished run is returned as it is.
-    sources: files beside the package's that are part of its code. An unknown name, a data set without texts and a
+    name: a key of `BASELINES`. config: resolved; of it, seed, data and evaluate act, and only they are written to the
+    folder. Decisions are fitted on validation and applied once to test, as in `train`; a finished run is returned as it
+    is. sources: files beside the package's that are part of its code. An unknown name, a data set without texts and a
     folder with another run are `UserError`s.
     """
     if name not in BASELINES:
         raise UserError(f"there is no baseline {name!r}{suggest(name, BASELINES)}")
-    config = resolve(config)
     acting = {section: config[section].to_dict() for section in ("data", "evaluate")}
     own_config = ConfigDict({"baseline": {"name": name}, "seed": config.seed, **acting})
     folder = Path(folder)

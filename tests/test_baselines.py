@@ -9,7 +9,7 @@ from sklearn.linear_model import SGDClassifier
 
 import mlresearch.baselines
 from mlresearch.baselines import LEAST_PROBABILITY, NearestDescription, OneVsRest, train_baseline
-from mlresearch.config import base_config
+from mlresearch.config import base_config, resolve
 from mlresearch.data import Dataset, Records
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelSets, LabelSpace
@@ -146,7 +146,7 @@ def test_one_vs_rest_gives_the_same_weights_for_the_same_seed(dataset):
 
 @pytest.mark.parametrize("name", list(mlresearch.baselines.BASELINES))
 def test_a_baseline_is_recorded_like_a_run(config, run, tmp_path, name):
-    record = train_baseline(name, config, tmp_path / name)
+    record = train_baseline(name, resolve(config), tmp_path / name)
     assert record.keys() == run.keys()
     for split, groups in run["metrics"].items():
         assert record["metrics"][split].keys() == groups.keys()
@@ -163,24 +163,24 @@ def test_a_baseline_is_recorded_like_a_run(config, run, tmp_path, name):
 
 
 def test_a_finished_folder_is_returned_untouched(config, tmp_path, monkeypatch):
-    record = train_baseline("nearest_description", config, tmp_path / "run")
+    record = train_baseline("nearest_description", resolve(config), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     monkeypatch.setattr(mlresearch.baselines, "score_records", None)
-    assert train_baseline("nearest_description", config, tmp_path / "run") == json.loads(json.dumps(record))
+    assert train_baseline("nearest_description", resolve(config), tmp_path / "run") == json.loads(json.dumps(record))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
 
 
 def test_another_run_in_the_folder_is_refused(config, tmp_path):
-    train_baseline("nearest_description", config, tmp_path / "run")
+    train_baseline("nearest_description", resolve(config), tmp_path / "run")
     with pytest.raises(UserError, match="nearest_description"):
-        train_baseline("one_vs_rest", config, tmp_path / "run")
+        train_baseline("one_vs_rest", resolve(config), tmp_path / "run")
     with pytest.raises(UserError, match="another config"):
         train(config, tmp_path / "run")
 
 
 def test_a_misspelt_name_suggests(config, tmp_path):
     with pytest.raises(UserError, match="did you mean 'one_vs_rest'"):
-        train_baseline("one_vs_all", config, tmp_path / "run")
+        train_baseline("one_vs_all", resolve(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -189,5 +189,5 @@ def test_a_data_set_without_texts_is_refused(data_dir, tmp_path):
     config.data.name = "points"
     config.data.dir = str(data_dir)
     with pytest.raises(UserError, match="has none"):
-        train_baseline("one_vs_rest", config, tmp_path / "run")
+        train_baseline("one_vs_rest", resolve(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()

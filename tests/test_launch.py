@@ -197,7 +197,8 @@ def test_the_launcher_ends_and_the_next_one_goes_on(how, tmp_path):
 
 def start_launcher(*arguments):
     """Start a launcher that a test may kill, the leader of a session of its own."""
-    command = [sys.executable, launch_jobs.__file__, *map(str, arguments)]
+    # Tests that are run by nohup have it hang up all the same.
+    command = ["env", "--default-signal=HUP", sys.executable, launch_jobs.__file__, *map(str, arguments)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 

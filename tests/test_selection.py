@@ -177,7 +177,7 @@ def test_a_replica_whose_probabilities_are_not_numbers_is_never_chosen(config, t
         ({"train.select": "modes.micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
         ({"train.select": "micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
         ({"train.select": "mode"}, "config.train.select: .* no place of a number"),
-        ({"train.select": "mode.label_cardinality"}, "of which neither more nor less is better"),
+        ({"train.select": "mode.label_cardinality"}, "of which more or less is better"),
         ({"train.select": "loss.mean", "evaluate.every_epochs": 0.0}, "set config.evaluate.every_epochs"),
         ({"train.patience": 2}, "config.train.patience needs a metric to wait for: set config.train.select"),
         ({"train.select": "loss.mean", "train.patience": -1}, "config.train.patience is -1; it must not be negative"),
@@ -190,12 +190,19 @@ def test_settings_that_cannot_choose_are_refused(config, settings, message):
 
 
 def test_metrics_that_these_data_do_not_have_are_refused(config, tmp_path):
-    """There is no hierarchy to violate, and what a ranking has, label sets do not."""
+    """There is no hierarchy to violate."""
     config = on_points(config)
-    for place in ("mode.violation_rate", "mode.macro_average_precision"):
-        config.train.select = place
-        with pytest.raises(UserError, match=rf"config.train.select is '{place}', which these data do not have: mode\."):
-            train_replicas(config, tmp_path / place)
+    config.train.select = "mode.violation_rate"
+    with pytest.raises(UserError, match=r"'mode.violation_rate', which these data do not have: mode\."):
+        train_replicas(config, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["mode.macro_average_precision", "ranking.micro_f1", "loss.micro_f1"])
+def test_metrics_of_another_group_are_refused_before_anything_starts(config, tmp_path, place):
+    config.train.select = place
+    with pytest.raises(UserError, match="it is mode.METRIC or half.METRIC of predicted labels"):
+        train_replicas(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # Refit
