@@ -200,7 +200,7 @@ def test_metrics_that_these_data_do_not_have_are_refused(config, tmp_path):
 @pytest.mark.parametrize("place", ["mode.macro_average_precision", "ranking.micro_f1", "loss.micro_f1"])
 def test_metrics_of_another_group_are_refused_before_anything_starts(config, tmp_path, place):
     config.train.select = place
-    with pytest.raises(UserError, match="it is mode.METRIC or half.METRIC of predicted labels"):
+    with pytest.raises(UserError, match=r"it is mode\.METRIC or half\.METRIC of predicted labels"):
         train_replicas(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -27,7 +27,7 @@ from small_study import write_study
 import mlresearch.live
 import mlresearch.sweep
 import mlresearch.train
-from mlresearch import workdir
+from mlresearch import environment, workdir
 from mlresearch.cli import main
 from mlresearch.config import check_together
 from mlresearch.errors import UserError
@@ -563,3 +563,16 @@ def test_the_best_of_a_loss_is_the_least(faked, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert f"0.1250: {faked[1].run.data} {faked[1].run.row}" in said
     assert "3 of 6 runs done, 0 running, about 20 s left" in said
+
+
+def test_a_baseline_is_a_row_like_any_other(tmp_path, data_dir):
+    study = write_study(tmp_path, data_dir, "[{'baseline': 'nearest_description', 'row': 'nearest'}]")
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mlresearch.config import base_config\n\ndef get_config():\n    config = base_config()\n"
+        f"    config.data.name, config.data.dir = 'tiny/paths', {str(data_dir)!r}\n    return config\n"
+    )
+    assert run(study, tmp_path / "runs") == []
+    [record] = records(study).values()
+    assert (record["row"], record["name"], record["status"]) == ("nearest", "nearest_description", "finished")
+    assert record["code_hash"] == environment.code_hash(Study.load(study).sources)
