@@ -36,6 +36,13 @@ def compiled_once(tmp_path_factory):
         os.environ[f"JAX_{name.upper()}"] = str(value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_after():
+    """Let go of the programs of a module, which add up to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where data sets are prepared, once for all tests."""
