@@ -293,8 +293,6 @@ def _check_search(search: Search, path: Path, files: dict[str, ModuleType]) -> N
                 config = make_run(search.overrides(0, first | {key: value}), files=files).config
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-            if config.train.replicas > 1 or config.train.replica_overrides:
-                raise UserError(f"{where}: a trial is one run: leave config.train.replicas at 1")
             if search.prune_after is None:
                 continue
             if not config.evaluate.every_epochs:

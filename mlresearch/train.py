@@ -124,17 +124,15 @@ def _train(
     # Model
     spec = preprocessing.spec
     label_sets = [split.labels for split in splits.values()]
-    graphdef, _, _, structure = create_model(config, spec, num_labels, hierarchy, label_sets)
+    models = [create_model(own, spec, num_labels, hierarchy, label_sets) for own in configs]
+    graphdef, _, _, structure = models[0]
+    assert all(own == graphdef for own, *_ in models), "configs that can share a program make one model"
     program = Program(config, graphdef, structure, num_labels, parallel)
 
     def init(num_steps: int, *, select: bool) -> TrainState:
         """Return the states of all runs before the first step."""
-        states = []
-        for own in configs:
-            own_graphdef, params, rates, _ = create_model(own, spec, num_labels, hierarchy)
-            assert own_graphdef == graphdef, "configs that can share a program make one model"
-            states.append(init_state(own, params, rates, num_steps, select=select))
-        return stack(states)
+        both = zip(configs, models, strict=True)
+        return stack([init_state(own, params, rates, num_steps, select=select) for own, (_, params, rates, _) in both])
 
     num_steps = num_steps_of(config, batches["train"])
     state = init(num_steps, select=bool(config.train.select))
@@ -314,16 +312,22 @@ def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[
 
 
 def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> str:
-    """Say which label set of a batch is impossible under the model, if that is why its loss was not finite."""
+    """Say which label set of a batch is impossible under the model, if that is why its loss was not finite.
+
+    Rows are those of the training split and, in a refit, of the validation split after it.
+    """
     impossible = batch.rows[batch.mask & np.isposinf(losses)]
     if not len(impossible):
         return "A lower config.optim.learning_rate or config.optim.clip_norm may help"
-    row = int(impossible[0])
-    labels = dataset.splits["train"].labels.select(np.array([row]))
+    split, row = "train", int(impossible[0])
+    if row >= len(dataset.splits["train"]):
+        split, row = "validation", row - len(dataset.splits["train"])
+    records = dataset.splits[split]
+    labels = records.labels.select(np.array([row]))
     names = [dataset.label_space.names[label] for label in labels.ids[labels.on]]
     return (
-        f"train, row {row} ({dataset.splits['train'].keys[row]}): the label set {{{', '.join(names)}}} has "
-        f"probability 0 under {model}, whatever the input. Choose a head, or an option of it, that allows such sets"
+        f"{split}, row {row} ({records.keys[row]}): the label set {{{', '.join(names)}}} has probability 0 under {model}, "
+        "whatever the input. Choose a head, or an option of it, that allows such sets"
     )
 
 

@@ -1,6 +1,7 @@
 """Validation while training: which parameters it keeps, when it ends a run, and the refit that may follow."""
 
 import contextlib
+import json
 
 import jax
 import pytest
@@ -286,3 +287,22 @@ def test_a_refit_without_a_choice_takes_all_epochs(config, tmp_path):
         assert record["selected"] == {"step": 10, "epoch": 1.0, "by": None}
         assert record["refit"]["steps"] == 12
         assert_same(parameters(tmp_path), by_hand(resolve(config), 12, refit=True), 1e-10)
+
+
+def test_a_refit_that_fails_names_the_row_of_validation(config, tmp_path):
+    """Training rows have one of two siblings; the third row of validation has both, which `one` cannot give."""
+    rows = [{"text": text, "labels": ["top", text]} for text in ("left", "right")]
+    splits = {"train": rows * 16, "validation": [*rows, {"text": "both", "labels": ["top", "left", "right"]}]}
+    for split, given in (splits | {"test": rows}).items():
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        config.data.table[split] = str(path)
+    (tmp_path / "parents.tsv").write_text("left\ttop\nright\ttop\n")
+    config.data.name, config.text.vocab_size = "table", 20
+    config.data.table.update({"text": "text", "labels": "labels", "form": "ragged"})
+    config.data.table.parents = str(tmp_path / "parents.tsv")
+    config.head.conditional.siblings = "one"
+    config.train.refit = True
+    with pytest.raises(NonFiniteError, match=r"validation, row 2 .*\{top, left, right\} has probability 0"):
+        train_replicas(config, tmp_path / "run")
+    assert {workdir.read_record(tmp_path / "run" / name)["status"] for name in NAMES} == {"failed"}
