@@ -326,8 +326,8 @@ def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> 
     labels = records.labels.select(np.array([row]))
     names = [dataset.label_space.names[label] for label in labels.ids[labels.on]]
     return (
-        f"{split}, row {row} ({records.keys[row]}): the label set {{{', '.join(names)}}} has probability 0 under {model}, "
-        "whatever the input. Choose a head, or an option of it, that allows such sets"
+        f"{split}, row {row} ({records.keys[row]}): the label set {{{', '.join(names)}}} has probability 0 "
+        f"under {model}, whatever the input. Choose a head, or an option of it, that allows such sets"
     )
 
 
