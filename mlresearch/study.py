@@ -7,7 +7,7 @@
     def runs():
         yield from cross(grid({"head.name": ["independent", "conditional"]}), seeds(10))
 
-    TABLE = Table(baseline="independent")   # see `mlresearch.results`
+    TABLE = Table(baseline="independent")   # see `mlresearch.tables`
     SEARCH = Search(…)                      # see `mlresearch.search`; beside runs() or in its place
 
 Overrides are settings by dotted key, as on the command line. Four keys are words of their own: ``config`` names another
@@ -34,8 +34,8 @@ from ml_collections import ConfigDict
 from mlresearch.baselines import BASELINES
 from mlresearch.config import check_acting, check_key, flatten, identity, resolve
 from mlresearch.errors import UserError, quote, suggest
-from mlresearch.results import Table
 from mlresearch.search import Search
+from mlresearch.tables import Table
 
 Overrides = dict[str, Any]
 

@@ -9,11 +9,11 @@ from sklearn.linear_model import SGDClassifier
 
 import mlresearch.baselines
 from mlresearch.baselines import LEAST_PROBABILITY, NearestDescription, OneVsRest, train_baseline
+from mlresearch.commands.train import row
 from mlresearch.config import base_config, resolve
 from mlresearch.data import Dataset, Records
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelSets, LabelSpace
-from mlresearch.results import row
 from mlresearch.train import train
 
 # A root, two labels below it, one below each of these; "never" is no example's.

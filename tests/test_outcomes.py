@@ -17,11 +17,12 @@ from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets, LabelSpace
 from mlresearch.metrics import label_metrics, split_metrics
-from mlresearch.outcomes import OutcomeReader, read_outcomes
-from mlresearch.results import Results, Table
-from mlresearch.significance import draw_weights
 from mlresearch.study import Study
-from mlresearch.tabulate import tabulate
+from mlresearch.tables import Table
+from mlresearch.tables.outcomes import OutcomeReader, read_outcomes
+from mlresearch.tables.results import Results
+from mlresearch.tables.significance import draw_weights
+from mlresearch.tables.tabulate import tabulate
 
 EDGES = np.array([[1, 0], [2, 0], [4, 3], [5, 3], [5, 4]], np.int32)
 DECISIONS = {
@@ -200,7 +201,7 @@ def test_predictions_that_are_not_the_record_s_are_not_tested(runs):
 
 def changed(runs, study):
     """The study's results, one record of which states another micro-F1 than its predictions have."""
-    from mlresearch.results import read_study
+    from mlresearch.tables.results import read_study
 
     results = read_study(study, runs / "runs")
     record = json.loads(json.dumps(results.runs[0].record))

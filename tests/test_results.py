@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlresearch.cli import main
+from mlresearch.commands.train import row
 from mlresearch.definitions import HIGHER, LOWER, NEITHER, define, direction, title
 from mlresearch.errors import UserError
 from mlresearch.metrics import split_metrics
-from mlresearch.results import COLUMNS, Result, Results, Table, compare, markdown, read_runs, read_study, row
-from mlresearch.significance import holm, wilcoxon
 from mlresearch.study import Study
-from mlresearch.tabulate import FAULTS, tabulate
+from mlresearch.tables import COLUMNS, Table
+from mlresearch.tables.agreement import compare
+from mlresearch.tables.results import Result, Results, read_runs, read_study
+from mlresearch.tables.significance import holm, wilcoxon
+from mlresearch.tables.tabulate import FAULTS, tabulate
+from mlresearch.tables.typeset import aligned
 
 ACCURACY, LOSS = "test.mode.subset_accuracy", "test.mode.hamming_loss"
 
@@ -445,7 +449,7 @@ def test_a_run_without_a_committed_record_agrees_with_nothing():
 
 SWEEP = '''"""Does it matter?"""
 
-from mlresearch.results import Table
+from mlresearch.tables import Table
 from mlresearch.study import cross, grid, seeds
 
 CONFIG = "{config}"
@@ -602,7 +606,7 @@ def test_the_command_prints_runs(tmp_path, capsys):
 
 
 def test_one_row_is_printed_after_a_run():
-    text = markdown([row(make_record(**{ACCURACY: 0.25, "validation.mode.subset_accuracy": 0.75}))])
+    text = aligned([row(make_record(**{ACCURACY: 0.25, "validation.mode.subset_accuracy": 0.75}))])
     titles, _, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
     printed = dict(zip(titles, cells, strict=True))
     assert printed["run"] == "bag+linear+independent"

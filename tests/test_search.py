@@ -19,9 +19,9 @@ from mlresearch.cli import main
 from mlresearch.errors import UserError
 from mlresearch.fit import Stopped
 from mlresearch.launch import Inline
-from mlresearch.results import read_study
 from mlresearch.search import Range, Search, between, choice, integers, log
 from mlresearch.study import Study
+from mlresearch.tables.results import read_study
 from mlresearch.workdir import checkpoint_steps
 
 optuna = pytest.importorskip("optuna")

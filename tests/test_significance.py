@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlresearch.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
+from mlresearch.tables.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
 
 p_values = st.lists(st.floats(1e-6, 1) | st.sampled_from([0.01, 0.02, 0.05]), min_size=1, max_size=9)
 
@@ -101,7 +101,7 @@ def test_bootstrap_is_never_below_its_floor():
 
 def test_weights_are_resamples_of_equal_size_whatever_the_blocks(monkeypatch):
     whole = np.concatenate(list(draw_weights(50, 2000, seed=3)))
-    monkeypatch.setattr("mlresearch.significance.BLOCK_ELEMENTS", 700)
+    monkeypatch.setattr("mlresearch.tables.significance.BLOCK_ELEMENTS", 700)
     blocks = list(draw_weights(50, 2000, seed=3, width=60))
     assert len(blocks) > 100
     np.testing.assert_array_equal(np.concatenate(blocks), whole)

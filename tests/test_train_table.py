@@ -7,9 +7,10 @@ import pytest
 
 import mlresearch
 from mlresearch.cli import main
+from mlresearch.commands.train import row
 from mlresearch.config import base_config
 from mlresearch.errors import UserError
-from mlresearch.results import markdown, row
+from mlresearch.tables.typeset import aligned
 from mlresearch.train import train
 
 LEAVES = {"owl": "bird", "wren": "bird", "cod": "fish"}
@@ -126,7 +127,7 @@ def test_dropped_labels_follow_the_run_into_its_table(config, table, tmp_path):
     assert record["data"]["notes"]["dropped_labels"] == {"total": 3, "names": {"unicorn": 3}}
     assert row(record)["dropped labels"] == "3"
     other = {title: cell for title, cell in row(record).items() if title != "dropped labels"}
-    table = markdown([other, row(record)]).splitlines()
+    table = aligned([other, row(record)]).splitlines()
     assert table[0].count("dropped labels") == 1
     assert len({line.count("|") for line in table}) == 1
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_results import ACCURACY, LOSS, make_results
 
-from mlresearch.results import Column, Table
-from mlresearch.tabulate import Cell, Row, Sheet, tabulate
-from mlresearch.typeset import decimals, escape_latex, latex, markdown, to_csv, to_json
+from mlresearch.tables import Column, Table
+from mlresearch.tables.tabulate import Cell, Row, Sheet, tabulate
+from mlresearch.tables.typeset import decimals, escape_latex, latex, markdown, to_csv, to_json
 
 NAMES = [
     "plain",

@@ -5,8 +5,8 @@ And does any of them beat a baseline of scikit-learn that takes a few lines?
 
 from collections.abc import Iterator
 
-from mlresearch.results import COLUMNS, Table
 from mlresearch.study import Overrides, cross, grid
+from mlresearch.tables import COLUMNS, Table
 
 HEADS = ["independent", "max_constraint", "conditional"]
 

@@ -6,13 +6,12 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlresearch.definitions import OTHERS
-from mlresearch.results import Column
-from mlresearch.results import markdown as markdown_table
-from mlresearch.tabulate import Cell, Row, Sheet
+from mlresearch.tables import Column
+from mlresearch.tables.tabulate import Cell, Row, Sheet
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 """Which way is better, by a column's direction."""
@@ -32,8 +31,25 @@ def markdown(sheets: Sequence[Sheet]) -> str:
             for row in sheet.rows
         ]
         notes = "\n".join(f"- {_escape_markdown(note)}" for note in sheet.notes)
-        parts.append(f"**{_escape_markdown(f'{sheet.name}: {sheet.about}')}**\n\n{markdown_table(rows)}\n\n{notes}")
+        parts.append(f"**{_escape_markdown(f'{sheet.name}: {sheet.about}')}**\n\n{aligned(rows)}\n\n{notes}")
     return "\n\n".join(parts)
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as a Markdown table, padded to columns; a row is empty under a title that it does not have."""
+    longest = max(rows, key=len)
+    titles = [*longest, *{title: None for row in rows for title in row if title not in longest}]
+    widths = [max(len(title), *(len(row.get(title, "")) for row in rows)) for title in titles]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = (
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join("-" * (width + 2) if place == 0 else "-" * (width + 1) + ":" for place, width in enumerate(widths))
+    return "\n".join([line(titles), f"|{rule}|", *(line(row.get(title, "") for title in titles) for row in rows)])
 
 
 def _cells(sheet: Sheet, row: Row, write: Callable[[Cell, int], str]) -> Iterable[tuple[str, str]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mlresearch.comparing import Comparisons, ReadOutcomes, compare_rows
 from mlresearch.config import flatten
 from mlresearch.definitions import OTHERS, define, title
 from mlresearch.errors import UserError, suggest
-from mlresearch.outcomes import SPLIT
-from mlresearch.results import Column, Result, Results, Table
+from mlresearch.tables import Column, Table
+from mlresearch.tables.comparing import Comparisons, ReadOutcomes, compare_rows
+from mlresearch.tables.outcomes import SPLIT
+from mlresearch.tables.results import Result, Results
 
 FAULTS = {
     "missing": "m: of some of the cell's runs there is no record",

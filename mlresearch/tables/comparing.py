@@ -7,10 +7,11 @@ import numpy as np
 
 from mlresearch.definitions import title
 from mlresearch.errors import UserError
-from mlresearch.outcomes import Outcomes
 from mlresearch.progress import track
-from mlresearch.results import Column, Result, Table, by_cell
-from mlresearch.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
+from mlresearch.tables import Column, Table
+from mlresearch.tables.outcomes import Outcomes
+from mlresearch.tables.results import Result, by_cell
+from mlresearch.tables.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
 
 Values = Mapping[tuple[str, Column], Mapping[int, float]]
 """Numbers by row and column, and by seed."""
