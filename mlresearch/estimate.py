@@ -23,7 +23,7 @@ from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.dropout import Hyperparameter
 from mlresearch.fit import CHUNK_BYTES
 from mlresearch.heads import Structure, check_label_values
-from mlresearch.inputs import Preprocessing, load_dataset, make_batches
+from mlresearch.inputs import Preprocessing, dataset_key, load_dataset, make_batches
 from mlresearch.model import Model
 from mlresearch.step import TrainState, init_state, make_train_step
 from mlresearch.train import num_steps_of
@@ -113,7 +113,7 @@ class Estimator:
             texts_of(records, config.data.name)
 
     def _dataset(self, config: ConfigDict) -> Dataset:
-        key = json.dumps(to_dict(config)["data"], sort_keys=True)
+        key = dataset_key(config)
         if key not in self._datasets:
             self._datasets[key] = load_dataset(config)
         return self._datasets[key]

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch import data
-from mlresearch.config import preparation
+from mlresearch.config import preparation, to_dict
 from mlresearch.data.columns import Columns
 from mlresearch.data.pipeline import Batches, EncodedSplit, length_buckets
 from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
@@ -25,6 +25,25 @@ def load_dataset(config: ConfigDict) -> Dataset:
     shared = {option: config.data[option] for option in data.shared_options(source)}
     settings = config.data[source].to_dict() | shared
     return data.load(config.data.name, settings, config.data.dir or default_data_dir(), preparation(config))
+
+
+def dataset_key(config: ConfigDict) -> str:
+    """Return what configs of one data set have in common: all of their section ``data``."""
+    return json.dumps(to_dict(config)["data"], sort_keys=True)
+
+
+class Fingerprints:
+    """The fingerprints of data sets by config; each data set is loaded once, and not kept."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def of(self, config: ConfigDict) -> str:
+        """Return the fingerprint of the data set that a config names, which is prepared if need be."""
+        key = dataset_key(config)
+        if key not in self._known:
+            self._known[key] = load_dataset(config).fingerprint
+        return self._known[key]
 
 
 @dataclasses.dataclass(frozen=True)

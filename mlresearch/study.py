@@ -160,29 +160,35 @@ class Study:
                 made.append(make_run(overrides, getattr(module, "CONFIG", None), varying, files))
             except UserError as error:
                 raise UserError(f"{path}, run {number}, {overrides}: {error}") from None
-        hashes: dict[str, int] = {}
-        cells: dict[tuple[str, str, int], int] = {}
-        for number, run in enumerate(made, 1):
-            same = hashes.setdefault(run.config_hash, number)
-            if same != number:
-                raise UserError(f"{path}: runs {same} and {number} are the same: {run.overrides}")
-            same = cells.setdefault((run.row, run.data, run.seed), number)
-            if same != number:
-                raise UserError(
-                    f"{path}: runs {same}, {given[same - 1]}, and {number}, {run.overrides}, have one row, one data "
-                    f"set and one seed: give them other rows than {run.row!r} by the override 'row'"
-                )
+        _check_distinct(path, made)
         table = Table()
         if search is not None:
             if not isinstance(search, Search):
                 raise UserError(f"{path}: SEARCH is no Search(…); see mlresearch/search.py")
             search = dataclasses.replace(search, base={"config": getattr(module, "CONFIG", None), **search.base})
             _check_search(search, path, files)
+            hashes = {run.config_hash for run in made}
             made += [run for run in _trials(search, folder / "records", files) if run.config_hash not in hashes]
             table = table if given else Table(columns=(f"validation.{search.metric}",))
         sources = [path, *(Path(name.partition(":")[0]) for name in files)]
         question = inspect.cleandoc(module.__doc__ or "")
         return cls(folder, question, tuple(made), getattr(module, "TABLE", table), tuple(sources), search)
+
+
+def _check_distinct(path: Path, runs: Sequence[StudyRun]) -> None:
+    """Raise `UserError` where two runs are the same, or would be one number of a table."""
+    hashes: dict[str, int] = {}
+    cells: dict[tuple[str, str, int], int] = {}
+    for number, run in enumerate(runs, 1):
+        same = hashes.setdefault(run.config_hash, number)
+        if same != number:
+            raise UserError(f"{path}: runs {same} and {number} are the same: {run.overrides}")
+        same = cells.setdefault((run.row, run.data, run.seed), number)
+        if same != number:
+            raise UserError(
+                f"{path}: runs {same}, {runs[same - 1].overrides}, and {number}, {run.overrides}, have one row, one "
+                f"data set and one seed: give them other rows than {run.row!r} by the override 'row'"
+            )
 
 
 def load_config(name: str, files: dict[str, ModuleType] | None = None) -> ConfigDict:

@@ -21,12 +21,12 @@ import jax
 
 from mlresearch import environment, workdir
 from mlresearch.baselines import train_baseline
-from mlresearch.config import to_dict, together
+from mlresearch.config import together
 from mlresearch.errors import UserError
 from mlresearch.estimate import Estimator
 from mlresearch.files import write_json
 from mlresearch.fit import Stopped
-from mlresearch.inputs import load_dataset
+from mlresearch.inputs import Fingerprints
 from mlresearch.launch import Inline, Local, Slurm, Task
 from mlresearch.study import Study, StudyRun
 from mlresearch.train import train_together
@@ -135,14 +135,11 @@ def plan(
     folder: where runs lie. records: of runs that are done, those of the study unless told otherwise. numbers: which
     runs, all unless told otherwise.
     """
-    fingerprints: dict[str, str] = {}
+    fingerprints = Fingerprints()
     planned = []
     for number in range(len(study.runs)) if numbers is None else numbers:
         run = study.runs[number]
-        key = json.dumps(to_dict(run.config)["data"], sort_keys=True)
-        if key not in fingerprints:
-            fingerprints[key] = load_dataset(run.config).fingerprint
-        run_id = run.run_id(fingerprints[key])
+        run_id = run.run_id(fingerprints.of(run.config))
         planned.append(PlannedRun(number, run, run_id, folder / run_id, records or study.records))
     return planned
 

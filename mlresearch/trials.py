@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from mlresearch import environment, workdir
-from mlresearch.config import identity, to_dict
+from mlresearch.config import identity
 from mlresearch.definitions import direction
 from mlresearch.errors import UserError
 from mlresearch.fit import Stopped
-from mlresearch.inputs import load_dataset
+from mlresearch.inputs import Fingerprints
 from mlresearch.launch import Inline, Local, Slurm, Task
 from mlresearch.search import Choice, Range
 from mlresearch.study import Study, StudyRun, make_run
@@ -90,7 +90,7 @@ class Trials:
     def __init__(self, study: Study, folder: Path, records: Path) -> None:
         assert study.search is not None
         self._study, self._search, self._folder, self._records = study, study.search, folder, records
-        self._fingerprints: dict[str, str] = {}
+        self._fingerprints = Fingerprints()
         self._runs: dict[int, StudyRun] = {}
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / "search.journal"
@@ -220,7 +220,7 @@ class Trials:
         space = {key: _distribution(values) for key, values in self._search.space.items()}
         trial = self._optuna.ask(space)
         run = self._run(trial.number, trial.params)
-        self._note(trial.number, "run_id", run.run_id(self._fingerprint(run)))
+        self._note(trial.number, "run_id", run.run_id(self._fingerprints.of(run.config)))
         return self._planned(self._read(trial.number))
 
     def _planned(self, trial: FrozenTrial) -> PlannedRun:
@@ -255,14 +255,12 @@ class Trials:
         space = {f"space.{key}": repr(values) for key, values in search.space.items()}
         first = make_run(search.overrides(0, {key: values.examples[0] for key, values in search.space.items()}))
         common = {key: value for key, value in identity(first.config).items() if key not in search.space}
-        shown = {"metric": search.metric, "search.seed": search.seed, "data fingerprint": self._fingerprint(first)}
+        shown = {
+            "metric": search.metric,
+            "search.seed": search.seed,
+            "data fingerprint": self._fingerprints.of(first.config),
+        }
         return {**shown, **space, **common}
-
-    def _fingerprint(self, run: StudyRun) -> str:
-        key = json.dumps(to_dict(run.config)["data"], sort_keys=True)
-        if key not in self._fingerprints:
-            self._fingerprints[key] = load_dataset(run.config).fingerprint
-        return self._fingerprints[key]
 
     def _trials(self) -> list[FrozenTrial]:
         """Return all trials, but those that were not suggested to the end."""
