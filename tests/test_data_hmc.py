@@ -61,6 +61,12 @@ def test_edges():
     assert named_edges(classes) == {("C", "A"), ("C", "B"), ("D", "C"), ("D", "A")}
 
 
+def test_without_the_roots_their_children_are_roots():
+    classes = hmc.drop_roots(hmc.read_classes(["root/A", "A/C", "root/B", "B/C", "C/D", "A/D", "B/E"], HERE))
+    assert classes.names == ("C", "D", "E")
+    assert named_edges(classes) == {("D", "C")}
+
+
 def test_a_child_before_its_parent_as_in_diatoms():
     classes = hmc.read_classes(["000/00", "000", "001/01", "001", "000/02"], HERE)
     assert classes.names == ("000", "000/00", "001", "001/01", "000/02")
@@ -351,3 +357,16 @@ def test_an_upstream_data_set_through_the_loader(tmp_path):
     assert dataset.notes["ontology_roots"] == ["GO0003674", "GO0005575", "GO0008150"]
     roots = [dataset.label_space.id(name) for name in dataset.notes["ontology_roots"]]
     assert dataset.splits["train"].labels.multi_hot(dataset.label_space.num_labels)[:, roots].any(1).all()
+    without = mlresearch.data.load("hmc/pheno_GO", {"ontology_roots": "drop"}, tmp_path)
+    kept = [label for label in range(dataset.label_space.num_labels) if label not in roots]
+    assert without.label_space.names == tuple(dataset.label_space.names[label] for label in kept)
+    for split in SPLITS:
+        labels = dataset.splits[split].labels.multi_hot(dataset.label_space.num_labels)[:, kept]
+        assert (without.splits[split].labels.multi_hot(len(kept)) == labels).all()
+    assert {
+        (without.label_space.names[child], without.label_space.names[parent]) for child, parent in without.parents
+    } == {
+        (dataset.label_space.names[child], dataset.label_space.names[parent])
+        for child, parent in dataset.parents
+        if parent not in roots
+    }

@@ -18,8 +18,9 @@ dropped and counted. Parents stand before their children, and labels otherwise i
 
 **Rows** list labels separated by ``@``, by the names that nodes have; ancestors may be left out.
 
-The notes say which labels are the roots of the ontologies (in the form of edges: the children of ``root``), because
-published figures on Gene Ontology leave these out: every gene has them.
+The notes say which labels are the roots of the ontologies (in the form of edges: the children of ``root``). Every gene
+has them, and published figures on Gene Ontology leave them out: with ``ontology_roots = "drop"`` they are no labels,
+and their children are roots.
 
 Sources: Vens, Struyf, Schietgat, Džeroski and Blockeel, "Decision trees for hierarchical multi-label classification",
 2008 (genes); Dimitrovski, Kocev, Loskovska and Džeroski, "Hierarchical classification of diatom images using ensembles
@@ -101,10 +102,14 @@ class Builder(Source):
     """The data sets ``hmc/cellcycle_FUN`` and so on, and ``hmc``: files of one's own.
 
     unknown_labels: a label in a row that is not declared is an error ("error"), or is left out and counted ("drop").
+    ontology_roots: whether the children of ``root`` are labels ("keep") or not ("drop"), which acts on the form of
+    edges alone.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(["", *FILES], ())
+    SUBSETS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        name: () if name in FILES and not name.endswith("_GO") else ("ontology_roots",) for name in ("", *FILES)
+    }
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class Builder(Source):
         data_dir: str | Path,
         manual_dir: str = "",
         unknown_labels: Literal["error", "drop"] = "error",
+        ontology_roots: Literal["keep", "drop"] = "keep",
         arff_train: str = "",
         arff_validation: str = "",
         arff_test: str = "",
@@ -120,11 +126,13 @@ class Builder(Source):
         options = {
             "manual_dir": manual_dir,
             "unknown_labels": unknown_labels,
+            "ontology_roots": ontology_roots,
             "arff_train": arff_train,
             "arff_validation": arff_validation,
             "arff_test": arff_test,
         }
         self.unknown_labels = unknown_labels
+        self.ontology_roots = ontology_roots
         self.tables = read_splits(split_files(subset, options))
         first = next(iter(self.tables.values()))
         self.place = find_classes(first)
@@ -142,8 +150,8 @@ class Builder(Source):
     def _info(self) -> tfds.core.DatasetInfo:
         first = next(iter(self.tables.values()))
         return self.describe(
-            label_space=self.label_space,
-            parents=self.classes.edges,
+            label_space=LabelSpace(self.kept.names, self.kept.names),
+            parents=self.kept.edges,
             description=DESCRIPTION,
             citation=CITATION,
             homepage=HOMEPAGE,
@@ -152,15 +160,22 @@ class Builder(Source):
         )
 
     @property
-    def label_space(self) -> LabelSpace:
-        """The labels; nothing describes them."""
-        return LabelSpace(self.classes.names, self.classes.names)
+    def kept(self) -> Classes:
+        """The classes that are labels; nothing describes them."""
+        drop = self.ontology_roots == "drop" and self.classes.form == "edges"
+        return drop_roots(self.classes) if drop else self.classes
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        reader = LabelReader(self.label_space, "ragged", self.unknown_labels)
-        labels = {split: read_labels(table, self.place, reader) for split, table in self.tables.items()}
-        children = {child for child, _ in self.classes.edges}
-        roots = [name for label, name in enumerate(self.classes.names) if label not in children]
+        declared, kept = self.classes.names, {name: label for label, name in enumerate(self.kept.names)}
+        reader = LabelReader(LabelSpace(declared, declared), "ragged", self.unknown_labels)
+        labels = {
+            split: [
+                [kept[declared[label]] for label in row if declared[label] in kept]
+                for row in read_labels(table, self.place, reader)
+            ]
+            for split, table in self.tables.items()
+        }
+        roots = [declared[label] for label in root_classes(self.classes)]
         self.info.metadata["notes"] = {
             **describe_tables(self.tables, self.features),
             "class_form": self.classes.form,
@@ -226,6 +241,22 @@ def read_classes(entries: Sequence[str], where: str) -> Classes:
         pairs = _read_paths(split)
     nodes, edges = _sort_nodes(pairs, where)
     return Classes(nodes, edges, form, len(entries) - len(distinct))
+
+
+def root_classes(classes: Classes) -> list[int]:
+    """Return the ids of the classes without a parent."""
+    children = {child for child, _ in classes.edges}
+    return [label for label in range(len(classes.names)) if label not in children]
+
+
+def drop_roots(classes: Classes) -> Classes:
+    """Return the classes without those that have no parent; whose parents were all among these are roots then."""
+    roots = set(root_classes(classes))
+    kept = [label for label in range(len(classes.names)) if label not in roots]
+    ids = {label: place for place, label in enumerate(kept)}
+    names = tuple(classes.names[label] for label in kept)
+    edges = tuple((ids[child], ids[parent]) for child, parent in classes.edges if parent in ids)
+    return Classes(names, edges, classes.form, classes.repeated)
 
 
 def _read_edges(split: Mapping[str, Sequence[str]], where: str) -> list[tuple[str, str | None]]:
