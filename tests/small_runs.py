@@ -27,7 +27,6 @@ def make_config(data_dir):
     config.text.vocab_size = 80
     config.text.num_buckets = 2
     config.head.name = "conditional"
-    config.head.conditional.siblings = "any"
     config.train.batch_size = 16
     config.train.num_epochs = 2.0
     config.train.log_every_steps = 4
@@ -42,12 +41,10 @@ def on_points(config):
     """Features and flat labels instead: thirteen steps an epoch."""
     config.data.name = "points"
     config.encoder.name = "mlp"
-    config.encoder.bag.dim = part_options("encoder", "bag")["dim"]
-    config.encoder.bag.dropout = part_options("encoder", "bag")["dropout"]
+    config.encoder.bag.update(part_options("encoder", "bag"))
     config.encoder.mlp.dim = 16
     config.encoder.mlp.dropout = 0.3
     config.head.name = "independent"
-    config.head.conditional.siblings = part_options("head", "conditional")["siblings"]
     return config
 
 

@@ -15,13 +15,11 @@ import time
 import types
 from pathlib import Path
 
-import jax
 import pytest
 import rich.console
 import small_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.experimental.compilation_cache import compilation_cache
 from small_study import write_study
 
 import mlresearch.live
@@ -37,25 +35,6 @@ from mlresearch.launch import Inline, Local, Task
 from mlresearch.live import Live
 from mlresearch.study import Study, cross, grid, make_run, seeds
 from mlresearch.sweep import Failure, PlannedRun, done_runs, packs, plan
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Keep compiled programs for the length of these tests, and for the processes that they start."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
 
 DIVERGES = '[{"head.name": "independent", "optim.learning_rate": 1e38, "row": "diverges"}]'
 
