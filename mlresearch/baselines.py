@@ -17,18 +17,18 @@ from sklearn.linear_model import SGDClassifier
 
 from mlresearch import environment, workdir
 from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
-from mlresearch.decisions import ScoredBatch, collect_scores
 from mlresearch.errors import UserError, suggest
-from mlresearch.evaluate import fit_decisions, report, write_predictions
+from mlresearch.evaluate import evaluate, evaluate_validation, write_evaluations
 from mlresearch.files import write_json
 from mlresearch.inputs import load_dataset
 from mlresearch.progress import track
+from mlresearch.scored import Said, ScoredSplit
 
 LEAST_PROBABILITY = 1e-6
 """What a label gets that nothing speaks for; one less it is what a label gets that nothing speaks against."""
 
 BLOCK_ROWS = 128
-"""Texts compared with all training texts at once: 47,000 of those make a matrix of 24 MB."""
+"""Texts scored at once: compared with 47,000 training texts they make a matrix of 24 MB."""
 
 MIN_POSITIVES = 5
 """`OneVsRest` fits no classifier to a label with fewer training examples that have it, or that lack it."""
@@ -49,8 +49,8 @@ class Baseline(abc.ABC):
     num_parameters: int
 
     @abc.abstractmethod
-    def score(self, texts: Sequence[str], description: str) -> Scores:
-        """Return the scores of texts, in their order; `description` names the progress bar."""
+    def score(self, texts: Sequence[str]) -> Scores:
+        """Return the scores of texts, in their order."""
 
 
 def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: Sequence[Path] = ()) -> dict[str, Any]:
@@ -82,16 +82,16 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
 
     workdir.claim(folder, own_config)
     workdir.write_labels(folder, dataset.label_space, hierarchy)
+    metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+    stored = config.evaluate.predictions
     scored = score_records(baseline, dataset, "validation")
-    validation = collect_scores("validation", [scored], dataset.fingerprint)
-    decisions = fit_decisions(validation, config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    test = collect_scores("test", [score_records(baseline, dataset, "test")], dataset.fingerprint)
-    metrics = {scores.split: report(scores, None, decisions, hierarchy) for scores in (validation, test)}
+    [on_validation] = evaluate_validation(scored, 1, hierarchy, metric, grid, predictions=stored)
+    assert on_validation is not None, "baselines do not diverge"
+    validation, decisions = on_validation
+    [test] = evaluate(score_records(baseline, dataset, "test"), [decisions], hierarchy, predictions=stored)
+    assert test is not None
 
-    write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in decisions.items()})
-    if config.evaluate.predictions:
-        for scores in (validation, test):
-            write_predictions(folder, scores)
+    metrics = write_evaluations(folder, decisions, {"validation": validation, "test": test})
     record = {
         "status": "finished",
         "name": name,
@@ -116,12 +116,19 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
     return record
 
 
-def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredBatch:
-    """Return what a baseline says of every example of a split, as one batch."""
+def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredSplit:
+    """Return what a baseline says of a split, `BLOCK_ROWS` texts at a time; it has no loss."""
     records = dataset.splits[split]
-    log_marginals, mode = baseline.score(texts_of(records, dataset.name), f"score {split}")
-    labels = records.labels.multi_hot(dataset.label_space.num_labels)
-    return ScoredBatch(log_marginals, labels, mode, np.ones(len(labels), bool))
+    texts = texts_of(records, dataset.name)
+
+    def scores() -> Iterator[Said]:
+        starts = range(0, len(texts), BLOCK_ROWS)
+        for start in track(starts, f"score {split}", len(starts)):
+            log_marginals, mode = baseline.score(texts[start : start + BLOCK_ROWS])
+            rows = start + np.arange(len(mode))
+            yield rows, log_marginals[None], mode[None], np.full((1, len(rows)), np.nan)
+
+    return ScoredSplit(split, dataset.fingerprint, records.labels, dataset.label_space.num_labels, scores)
 
 
 def texts_of(records: Records, name: str) -> tuple[str, ...]:
@@ -201,29 +208,21 @@ class NearestDescription(Baseline):
         self._sets = np.zeros((len(numbers), self.num_labels), bool)
         for label_ids, number in numbers.items():
             self._sets[number, list(label_ids)] = True
+        # (label, set) pairs by label, to take a label's maximum over the sets that have it.
+        in_order, self._sets_of = np.nonzero(self._sets.T)
+        self._present, self._starts = np.unique(in_order, return_index=True)
         self.num_features = rows.shape[1]
         self.num_parameters = rows.nnz
 
-    def score(self, texts: Sequence[str], description: str) -> Scores:
-        """Return log-similarities, float32, and the nearest texts' label sets; `BLOCK_ROWS` texts at a time."""
-        rows = self._tfidf.rows(texts)
-        log_marginals = np.empty((len(texts), self.num_labels), np.float32)
-        mode = np.empty((len(texts), self.num_labels), bool)
-        # (label, set) pairs by label, to take a label's maximum over the sets that have it.
-        labels, sets = np.nonzero(self._sets.T)
-        present, starts = np.unique(labels, return_index=True)
-        blocks = range(0, len(texts), BLOCK_ROWS)
-        for start in track(blocks, description, len(blocks)):
-            block = slice(start, start + BLOCK_ROWS)
-            similarity = (self._rows @ rows[block].T.tocsr()).toarray()
-            by_set = np.maximum.reduceat(similarity, self._set_starts, axis=0)
-            nearest = by_set.argmax(axis=0)
-            mode[block] = self._sets[nearest] & (by_set.max(axis=0) > 0)[:, None]
-            best = np.zeros((self.num_labels, by_set.shape[1]), np.float32)
-            if len(present):
-                best[present] = np.maximum.reduceat(by_set[sets], starts, axis=0)
-            log_marginals[block] = np.log(np.clip(best, LEAST_PROBABILITY, 1.0)).T
-        return log_marginals, mode
+    def score(self, texts: Sequence[str]) -> Scores:
+        """Return log-similarities, float32, and the nearest texts' label sets."""
+        similarity = (self._rows @ self._tfidf.rows(texts).T.tocsr()).toarray()
+        by_set = np.maximum.reduceat(similarity, self._set_starts, axis=0)
+        mode = self._sets[by_set.argmax(axis=0)] & (by_set.max(axis=0) > 0)[:, None]
+        best = np.zeros((self.num_labels, len(texts)), np.float32)
+        if len(self._present):
+            best[self._present] = np.maximum.reduceat(by_set[self._sets_of], self._starts, axis=0)
+        return np.log(np.clip(best, LEAST_PROBABILITY, 1.0)).T, mode
 
 
 class OneVsRest(Baseline):
@@ -261,9 +260,8 @@ class OneVsRest(Baseline):
         self.num_features = rows.shape[1]
         self.num_parameters = len(fitted) * (rows.shape[1] + 1)
 
-    def score(self, texts: Sequence[str], description: str) -> Scores:
-        """Return ``log σ(w · x + b)``, float32, and which labels are over ½, in one product that needs no bar."""
-        del description
+    def score(self, texts: Sequence[str]) -> Scores:
+        """Return ``log σ(w · x + b)``, float32, and which labels are over ½."""
         logits = self._tfidf.rows(texts) @ self.weights.T + self.intercepts
         return special.log_expit(logits).astype(np.float32), logits > 0
 

@@ -5,20 +5,19 @@ most probable label set (`Mode`), micro-F1 one threshold (`GlobalThreshold`), ma
 (`LabelThresholds`). Source: Dembczyński, Waegeman, Cheng & Hüllermeier, "On Label Dependence and Loss
 Minimization in Multi-label Classification", 2012.
 
-What is fitted is fitted on validation data: the fitting functions take `ValidationScores` and nothing else.
+What is fitted is fitted on validation data: the fitting functions take `ValidationCounts` and nothing else.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NamedTuple, overload
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from mlresearch.errors import UserError, suggest
-from mlresearch.metrics import NO_EXAMPLES, LabelCounts, ScoreTable, concatenate_known, rank_positives
+from mlresearch.metrics import LabelCounts, Ranks
+from mlresearch.scored import ScoredRows
 
 GRID = (0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70)
 """Thresholds that `fit_global_threshold` tries unless told otherwise."""
@@ -27,86 +26,23 @@ METRIC_SIGN = {"micro_f1": 1, "macro_f1": 1, "example_f1": 1, "subset_accuracy":
 """Metrics a global threshold can be fitted for: 1 where more is better, −1 where less is."""
 
 
-class ScoredBatch(NamedTuple):
-    """One padded batch of a pass over a split; rows whose `mask` is False hold no example.
-
-    known: whether each label is known, None where all are.
-    """
-
-    log_marginals: Float[Array | np.ndarray, "batch labels"]
-    labels: Bool[Array | np.ndarray, "batch labels"]
-    mode: Bool[Array | np.ndarray, "batch labels"]
-    mask: Bool[Array | np.ndarray, "batch"]
-    known: Bool[Array | np.ndarray, "batch labels"] | None = None
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class SplitScores:
-    """What a model says about the real examples of a split, on the host.
+class ValidationCounts:
+    """What passes over the validation split counted, the only thing that a decision may be fitted on.
 
-    log_marginals: float32 [examples, labels], a NaN is a `UserError`; labels: the truth, bool, of soft labels
-    whether they are over ½; mode: the distribution's mode, bool; fingerprint: of the split's data; known: whether
-    the truth is known, bool, None where all of it is. What is unknown is neither fitted on nor counted.
+    fingerprint: of the split's data. grid, at_thresholds: from `counts_at`, merged. ranks: of all its examples. Unknown
+    labels are neither fitted on nor counted. Any other split is a `TypeError`.
     """
 
     split: str
-    log_marginals: Float32[np.ndarray, "examples labels"]
-    labels: Bool[np.ndarray, "examples labels"]
-    mode: Bool[np.ndarray, "examples labels"]
     fingerprint: str
-    known: Bool[np.ndarray, "examples labels"] | None = None
-
-    def __post_init__(self) -> None:
-        _ = self.table  # a NaN shows here
-
-    @functools.cached_property
-    def table(self) -> ScoreTable:
-        """The scores and labels as a state of ranking metrics; nothing is copied."""
-        return ScoreTable(self.log_marginals, self.labels, self.known)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ValidationScores(SplitScores):
-    """Scores of the validation split, the only ones that a decision may be fitted on.
-
-    Any other split is a `TypeError`.
-    """
+    grid: tuple[float, ...]
+    at_thresholds: tuple[LabelCounts, ...]
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         if self.split != "validation":
-            raise TypeError(f"ValidationScores of the split {self.split!r}: only 'validation' makes them")
-        super().__post_init__()
-
-
-@overload
-def collect_scores(
-    split: Literal["validation"], batches: Iterable[ScoredBatch], fingerprint: str
-) -> ValidationScores: ...
-
-
-@overload
-def collect_scores(split: str, batches: Iterable[ScoredBatch], fingerprint: str) -> SplitScores: ...
-
-
-def collect_scores(split: str, batches: Iterable[ScoredBatch], fingerprint: str) -> SplitScores:
-    """Gather one pass over a split on the host; the split "validation" gives `ValidationScores`.
-
-    Rows keep their order, padding is dropped, scores become float32. A split without examples is a
-    `UserError`.
-    """
-    rows: list[tuple[np.ndarray, ...]] = []
-    known_rows: list[np.ndarray | None] = []
-    for log_marginals, labels, mode, mask, known in batches:
-        real = np.asarray(mask)
-        scores = np.asarray(log_marginals, np.float32)
-        rows.append((scores[real], np.asarray(labels)[real], np.asarray(mode)[real]))
-        known_rows.append(None if known is None else np.asarray(known)[real])
-    if not sum(len(scores) for scores, _, _ in rows):
-        raise UserError(NO_EXAMPLES)
-    whole_known = concatenate_known(known_rows, [labels for _, labels, _ in rows])
-    scores, labels, mode = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    made = ValidationScores if split == "validation" else SplitScores
-    return made(split, scores, labels, mode, fingerprint, whole_known)
+            raise TypeError(f"ValidationCounts of the split {self.split!r}: only 'validation' makes them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +54,7 @@ class Half:
 
     kind: ClassVar[str] = "half"
 
-    def apply(self, scores: SplitScores) -> Bool[np.ndarray, "examples labels"]:
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
         """Return the predictions."""
         return scores.log_marginals > _log_threshold(0.5)
 
@@ -133,7 +69,7 @@ class Mode:
 
     kind: ClassVar[str] = "mode"
 
-    def apply(self, scores: SplitScores) -> Bool[np.ndarray, "examples labels"]:
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
         """Return the predictions."""
         return scores.mode
 
@@ -159,7 +95,7 @@ class GlobalThreshold:
     at_edge: bool
     fitted_on: str
 
-    def apply(self, scores: SplitScores) -> Bool[np.ndarray, "examples labels"]:
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
         """Return the predictions."""
         return scores.log_marginals > _log_threshold(self.threshold)
 
@@ -185,11 +121,11 @@ class LabelThresholds:
     num_unfitted: int
     fitted_on: str
 
-    def apply(self, scores: SplitScores) -> Bool[np.ndarray, "examples labels"]:
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
         """Return the predictions; another number of labels than that of the fit is a `UserError`."""
-        if scores.labels.shape[1] != len(self.log_thresholds):
+        if scores.log_marginals.shape[1] != len(self.log_thresholds):
             raise UserError(
-                f"thresholds of {len(self.log_thresholds)} labels for scores of {scores.labels.shape[1]}: "
+                f"thresholds of {len(self.log_thresholds)} labels for scores of {scores.log_marginals.shape[1]}: "
                 "the decision was fitted in another label space"
             )
         return scores.log_marginals > self.log_thresholds
@@ -224,19 +160,17 @@ def decision_from_json(data: dict[str, Any]) -> Decision:
     return kinds[kind](**fields)
 
 
-def fit_global_threshold(scores: ValidationScores, metric: str, grid: tuple[float, ...] = GRID) -> GlobalThreshold:
-    """Return the threshold of `grid` that is best for `metric`; of equally good ones the closest to ½.
+def fit_global_threshold(counts: ValidationCounts, metric: str) -> GlobalThreshold:
+    """Return the threshold of the counts' grid that is best for `metric`; of equally good ones the closest to ½.
 
-    metric: one of `METRIC_SIGN`. grid: ascending, between 0 and 1; of two thresholds as close to ½ the lower
-    one wins. An unknown metric or another grid is a `UserError`; scores of another type are a `TypeError`.
+    metric: one of `METRIC_SIGN`. Of two thresholds as close to ½ the lower one wins. Counts of another type are a
+    `TypeError`.
 
-    Only cells above the lowest threshold are looked at, once for all thresholds: a cell above the k-th
-    threshold is above all before it, so counts by highest threshold passed add up to the counts at each.
     Source: Yang, "A Study of Thresholding Strategies for Text Categorization", 2001.
     """
-    _require_validation(scores)
-    check_threshold_search(metric, grid)
-    values = [counts.compute()[metric] for counts in _counts_at(scores, grid)]
+    _require_validation(counts)
+    grid = counts.grid
+    values = [at.compute()[metric] for at in counts.at_thresholds]
     best = max(METRIC_SIGN[metric] * value for value in values)
     # Rounding makes 0.45 and 0.55 as close to ½ as they look.
     _, threshold, value = min(
@@ -245,7 +179,7 @@ def fit_global_threshold(scores: ValidationScores, metric: str, grid: tuple[floa
         if METRIC_SIGN[metric] * value == best
     )
     at_edge = threshold in (grid[0], grid[-1])
-    return GlobalThreshold(metric, threshold, value, grid, at_edge, scores.fingerprint)
+    return GlobalThreshold(metric, threshold, value, grid, at_edge, counts.fingerprint)
 
 
 def check_threshold_search(metric: str, grid: tuple[float, ...]) -> None:
@@ -256,11 +190,16 @@ def check_threshold_search(metric: str, grid: tuple[float, ...]) -> None:
         raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
 
 
-def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts]:
-    """Return the state of the predictions at each threshold of `grid`, ascending."""
+def counts_at(scores: ScoredRows, grid: tuple[float, ...]) -> tuple[LabelCounts, ...]:
+    """Return the state of the predictions at each threshold of `grid`, ascending.
+
+    Only cells above the lowest threshold are looked at, once for all thresholds: a cell above the k-th
+    threshold is above all before it, so counts by highest threshold passed add up to the counts at each.
+    """
     levels = np.asarray([_log_threshold(threshold) for threshold in grid])
     examples, num_labels = scores.labels.shape
-    positives, known = scores.table.positives, scores.known
+    known = scores.known
+    positives = scores.labels if known is None else scores.labels & known
     passing = scores.log_marginals > levels[0]
     above = np.flatnonzero(passing if known is None else passing & known)
     passed = np.searchsorted(levels, scores.log_marginals.ravel()[above], side="left") - 1
@@ -278,7 +217,7 @@ def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts
     label_true, example_true = positives.sum(axis=0), positives.sum(axis=1)
     known_by_label = None if known is None else known.sum(axis=0)
     mask = np.ones(examples, bool) if known is None else np.asarray(known.any(axis=1))
-    return [
+    return tuple(
         LabelCounts.from_sums(
             (label_sums[0][at], label_sums[1][at], label_true),
             (example_sums[0][at], example_sums[1][at], example_true),
@@ -287,54 +226,51 @@ def _counts_at(scores: SplitScores, grid: tuple[float, ...]) -> list[LabelCounts
             known_by_label,
         )
         for at in range(len(grid))
-    ]
+    )
 
 
-def fit_label_thresholds(scores: ValidationScores) -> LabelThresholds:
+def fit_label_thresholds(counts: ValidationCounts) -> LabelThresholds:
     """Return each label's best threshold for its own F1; of equally good ones the closest to ½.
 
     F1 = 2 TP / (predicted + true) only rises where the threshold falls below the score of a positive, so that
     one of the cuts just below a positive's score is best. A cut lies halfway, in the logarithm, between that
     score and the next lower one of the label, or at half the score where there is none (or it is probability
     0). A label without positives, or with all of them at probability 0, stays at ½: the split says nothing
-    about it, and to never predict it would give up its F1 on every other split. Exact; O(examples ·
-    log(examples)) a label.
+    about it, and to never predict it would give up its F1 on every other split. Exact.
 
-    Scores of another type are a `TypeError`.
+    Counts of another type are a `TypeError`.
     Source: Lipton, Elkan & Narayanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014.
     """
-    _require_validation(scores)
-    log_thresholds = np.full(scores.labels.shape[1], _log_threshold(0.5))
-    unfitted = np.ones(len(log_thresholds), bool)
-    for label, ranked, positives in scores.table.by_label():
-        hits, predicted = rank_positives(ranked, positives)
-        f1 = np.where(np.isneginf(positives), 0.0, 2 * hits / (predicted + len(positives)))
-        if not f1.any():
-            continue
-        best = np.flatnonzero(f1 == f1.max())
-        score = positives[best].astype(np.float64)
-        below = np.concatenate([[-np.inf], ranked])[len(ranked) - predicted[best]].astype(np.float64)
-        cuts = np.where(np.isneginf(below), score - math.log(2), (below + score) / 2)
-        log_thresholds[label] = _round_down(cuts[np.abs(np.exp(cuts) - 0.5).argmin()])
-        unfitted[label] = False
-    return LabelThresholds(log_thresholds, int(unfitted.sum()), scores.fingerprint)
+    _require_validation(counts)
+    ranks, positives = counts.ranks, counts.ranks.positives
+    log_thresholds = np.full(len(counts.at_thresholds[0].tp), _round_down(math.log(0.5)))
+    true = positives.count[positives.group]
+    f1 = np.where(np.isneginf(positives.scores), 0.0, 2 * ranks.hits / (ranks.hits + ranks.alarms + true))
+    best = np.flatnonzero((f1 > 0) & (f1 == np.maximum.reduceat(f1, positives.first)[positives.group]))
+    score, below = positives.scores[best].astype(np.float64), ranks.next_lower[best].astype(np.float64)
+    cuts = np.where(np.isneginf(below), score - math.log(2), (below + score) / 2)
+    # By label, the closest to ½ first; of two as close the one of the lower score.
+    order = np.lexsort((np.abs(np.exp(cuts) - 0.5), positives.group[best]))
+    fitted, chosen = np.unique(positives.group[best][order], return_index=True)
+    log_thresholds[positives.labels[fitted]] = _round_down(cuts[order[chosen]])
+    return LabelThresholds(log_thresholds, len(log_thresholds) - len(fitted), counts.fingerprint)
 
 
-def _require_validation(scores: SplitScores) -> None:
-    """Raise a `TypeError` unless the scores come from the validation split."""
-    if not isinstance(scores, ValidationScores):
+def _require_validation(counts: ValidationCounts) -> None:
+    """Raise a `TypeError` unless the counts come from the validation split."""
+    if not isinstance(counts, ValidationCounts):
         raise TypeError(
-            f"decisions are fitted on ValidationScores only, not on {type(scores).__name__} "
-            f"of the split {getattr(scores, 'split', None)!r}"
+            f"decisions are fitted on ValidationCounts only, not on {type(counts).__name__} "
+            f"of the split {getattr(counts, 'split', None)!r}"
         )
 
 
-def _log_threshold(threshold: float) -> np.float32:
+def _log_threshold(threshold: float) -> Float32[np.ndarray, ""]:
     """Return log(threshold) such that float32 scores compare with it as with the exact value."""
     return _round_down(math.log(threshold))
 
 
-def _round_down(value: float) -> np.float32:
-    """Return the largest float32 that is at most `value`: a float32 is above both or above neither."""
-    nearest = np.float32(value)
-    return nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf))
+def _round_down(values: float | Float64[np.ndarray, "labels"]) -> Float32[np.ndarray, "..."]:
+    """Return the largest float32 that is at most each value: a float32 is above both or above neither."""
+    nearest = np.asarray(values, np.float32)
+    return np.where(nearest.astype(np.float64) <= values, nearest, np.nextafter(nearest, np.float32(-np.inf)))

@@ -1,9 +1,15 @@
-"""A masked pass over a split, and every number reported of it."""
+"""Passes over a scored split, and every number reported of it.
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+The first pass counts what decisions get right and keeps the scores of positives; the second counts all scores against
+these, which gives average precision and the best thresholds exactly; over validation a third one counts what the
+thresholds get right. Memory is O(positives + a block of examples), however long the split.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -13,133 +19,216 @@ from mlresearch.decisions import (
     Decision,
     Half,
     Mode,
-    ScoredBatch,
-    SplitScores,
-    ValidationScores,
-    collect_scores,
+    ValidationCounts,
+    check_threshold_search,
+    counts_at,
     fit_global_threshold,
     fit_label_thresholds,
 )
-from mlresearch.files import write_bytes
+from mlresearch.files import write_json
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.metrics import Edges, label_metrics
+from mlresearch.metrics import Edges, LabelCounts, Positives, Ranks, TopHits
+from mlresearch.predictions import Predictions
 from mlresearch.progress import track
+from mlresearch.scored import Said, ScoredRows, ScoredSplit
 from mlresearch.step import Scored
 
-FULL_SCORES = 1000
-"""Above so many labels, stored predictions are the most probable `TOP_SCORES` an example."""
-
-TOP_SCORES = 100
+UNFITTED: Mapping[str, Decision] = {"mode": Mode(), "half": Half()}
+"""Decisions that need no validation, by name."""
 
 
-@overload
-def score_split(
-    score: Callable[[Batch], Scored], batches: Batches, split: Literal["validation"], fingerprint: str
-) -> list[tuple[ValidationScores, float | None] | None]: ...
+def score_split(score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str) -> ScoredSplit:
+    """Return what all runs of a program say of a split; `score`: the compiled evaluation step."""
+
+    def scores() -> Iterator[Said]:
+        for batch in track(batches.once(), f"score {split}", batches.steps_per_epoch):
+            scored = jax.device_get(score(batch))
+            real = slice(None) if batch.mask.all() else np.flatnonzero(batch.mask)  # a slice copies nothing
+            yield (
+                np.asarray(batch.rows)[real],
+                scored.log_marginals[:, real],
+                scored.mode[:, real],
+                scored.loss[:, real],
+            )
+
+    return ScoredSplit(split, fingerprint, batches.split.labels, batches.num_labels, scores)
 
 
-@overload
-def score_split(
-    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> list[tuple[SplitScores, float | None] | None]: ...
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counts:
+    """What the first pass counts of one run, of some examples.
 
-
-def score_split(
-    score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str
-) -> Sequence[tuple[SplitScores, float | None] | None]:
-    """Score every example of a split once, by all runs together; returns each run's scores and mean loss.
-
-    Examples stand in the split's order. The loss is None where a label set of the split is impossible under the head,
-    so that it would be infinite. None stands for a run that has diverged: some of its marginals are NaN.
-
-    score: the compiled evaluation step. The split "validation" gives `ValidationScores`, which decisions are fitted on.
+    decisions: by name; at_thresholds: of `counts_at`; loss: the sum over examples; diverged: some marginals are NaN.
     """
-    total = len(batches.split)
-    log_marginals = mode = np.empty(0)
-    loss = np.zeros(0)
-    for batch in track(batches.once(), f"score {split}", batches.steps_per_epoch):
-        scored = jax.device_get(score(batch))
-        runs = len(scored.loss)
-        if not len(loss):
-            log_marginals = np.empty((runs, total, batches.num_labels), np.float32)
-            mode = np.empty((runs, total, batches.num_labels), bool)
-            loss = np.zeros(runs)
-        rows = batch.rows[batch.mask]
-        log_marginals[:, rows] = scored.log_marginals[:, batch.mask]
-        mode[:, rows] = scored.mode[:, batch.mask]
-        loss += scored.loss[:, batch.mask].sum(axis=1, dtype=np.float64)
-    labels = batches.split.labels.multi_hot(batches.num_labels)
-    known = batches.split.labels.known(batches.num_labels)
-    everyone = np.ones(total, bool)
+
+    decisions: Mapping[str, LabelCounts]
+    at_thresholds: tuple[LabelCounts, ...]
+    top_hits: TopHits
+    positives: Positives
+    loss: float
+    diverged: bool
+
+    @classmethod
+    def of(
+        cls, scores: ScoredRows, decisions: Mapping[str, Decision], edges: Edges | None, grid: tuple[float, ...]
+    ) -> "Counts":
+        """Count a block."""
+        everyone = np.ones(len(scores.rows), bool)
+        return cls(
+            {
+                name: LabelCounts.of(decision.apply(scores), scores.labels, everyone, edges, scores.known).to_host()
+                for name, decision in decisions.items()
+            },
+            counts_at(scores, grid) if grid else (),
+            TopHits.of(scores.log_marginals, scores.labels, scores.known),
+            Positives.of(scores.log_marginals, scores.labels, scores.known),
+            float(scores.loss.sum(dtype=np.float64)),
+            bool(np.isnan(scores.log_marginals).any()),
+        )
+
+    def merge(self, other: "Counts") -> "Counts":
+        """Return what is counted of both states' examples together."""
+        return Counts(
+            {name: counts.merge(other.decisions[name]) for name, counts in self.decisions.items()},
+            tuple(mine.merge(its) for mine, its in zip(self.at_thresholds, other.at_thresholds, strict=True)),
+            self.top_hits.merge(other.top_hits),
+            self.positives.merge(other.positives),
+            self.loss + other.loss,
+            self.diverged or other.diverged,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What passes over a split say of one run.
+
+    decisions: by name. loss: the mean, None where a label set of the split is impossible under the head, so that it
+    would be infinite, and where there is none. ranks, validation, predictions: None where they were not asked for.
+    """
+
+    decisions: Mapping[str, LabelCounts]
+    loss: float | None
+    top_hits: TopHits
+    ranks: Ranks | None = None
+    validation: ValidationCounts | None = None
+    predictions: Predictions | None = None
+
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
+        metrics: dict[str, dict[str, float | None]] = {
+            name: {**counts.compute()} for name, counts in self.decisions.items()
+        }
+        if self.ranks is not None:
+            metrics["ranking"] = {**self.ranks.compute(), **self.top_hits.compute()}
+        return metrics | {"loss": {"mean": self.loss}}
+
+
+def evaluate(
+    scored: ScoredSplit,
+    decisions: Sequence[Mapping[str, Decision]],
+    hierarchy: LabelHierarchy | None,
+    *,
+    ranking: bool = True,
+    grid: tuple[float, ...] = (),
+    predictions: bool = False,
+) -> list[Evaluation | None]:
+    """Count what all runs say of a split; None for a run that has diverged: some of its marginals are NaN.
+
+    decisions: of each run, by name. ranking: whether a second pass ranks the scores; without it there is no average
+    precision. grid: thresholds that are tried where decisions are to be fitted, of validation alone (else a
+    `TypeError`). predictions: whether to keep what is to be stored.
+    """
+    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    kept = [Predictions(len(scored), scored.num_labels) if predictions else None for _ in decisions]
+    counts: list[Counts] = []
+    for block in scored:
+        counts = _merge(counts, [Counts.of(each, own, edges, grid) for each, own in zip(block, decisions, strict=True)])
+        for each, own_kept in zip(block, kept, strict=True):
+            if own_kept is not None:
+                own_kept.add(each)
+    ranks: list[Ranks] = []
+    for block in scored if ranking else ():
+        of_runs = zip(block, counts, strict=True)
+        ranks = _merge(
+            ranks, [Ranks.of(own.positives, each.log_marginals, each.labels, each.known) for each, own in of_runs]
+        )
     return [
         None
-        if np.isnan(log_marginals[run]).any()
-        else (
-            collect_scores(
-                split, [ScoredBatch(log_marginals[run], labels, mode[run], everyone, known)], f"{fingerprint}/{split}"
-            ),
-            float(loss[run]) / total if np.isfinite(loss[run]) else None,
+        if own.diverged
+        else Evaluation(
+            own.decisions,
+            own.loss / len(scored) if math.isfinite(own.loss) else None,
+            own.top_hits,
+            ranks[run] if ranking else None,
+            ValidationCounts(scored.name, scored.fingerprint, grid, own.at_thresholds, ranks[run]) if grid else None,
+            kept[run],
         )
-        for run in range(len(loss))
+        for run, own in enumerate(counts)
     ]
 
 
+State = TypeVar("State", Counts, Ranks)
+
+
+def _merge(states: list[State], new: list[State]) -> list[State]:
+    """Return each run's state with what is new; of the first block nothing is old."""
+    return [one.merge(other) for one, other in zip(states, new, strict=True)] if states else new
+
+
+def evaluate_validation(
+    scored: ScoredSplit,
+    runs: int,
+    hierarchy: LabelHierarchy | None,
+    metric: str,
+    grid: tuple[float, ...],
+    *,
+    predictions: bool = False,
+) -> list[tuple[Evaluation, dict[str, Decision]] | None]:
+    """Fit decisions on validation, for `metric` with a threshold of `grid`, and count what all of them say of it.
+
+    Returns each run's evaluation and its decisions by name, None for a run that has diverged. Another split is a
+    `TypeError`; an unknown metric, or a grid that is not ascending between 0 and 1, is a `UserError`.
+    """
+    check_threshold_search(metric, grid)
+    found = evaluate(scored, [UNFITTED] * runs, hierarchy, grid=grid, predictions=predictions)
+    fitted = [{} if each is None or each.validation is None else _fit(each.validation, metric) for each in found]
+    counted = evaluate(scored, fitted, hierarchy, ranking=False)
+    return [
+        None
+        if one is None or other is None
+        else (dataclasses.replace(one, decisions={**one.decisions, **other.decisions}), {**UNFITTED, **own})
+        for one, other, own in zip(found, counted, fitted, strict=True)
+    ]
+
+
+def _fit(counts: ValidationCounts, metric: str) -> dict[str, Decision]:
+    return {fitted.kind: fitted for fitted in (fit_global_threshold(counts, metric), fit_label_thresholds(counts))}
+
+
 def validation_metrics(
-    scores: ValidationScores, loss: float | None, group: str, hierarchy: LabelHierarchy | None
-) -> dict[str, float | None]:
-    """Return what is watched while a run trains: the metrics of one group, ``mode``, ``half``, ``ranking``, ``loss``.
+    scored: ScoredSplit, runs: int, group: str, hierarchy: LabelHierarchy | None
+) -> list[dict[str, float | None] | None]:
+    """Return what is watched while runs train: the metrics of one group, ``mode``, ``half``, ``ranking``, ``loss``.
 
-    By their places within the split, ``mode.micro_f1``; the loss is among them whatever the group.
+    By their places within the split, ``mode.micro_f1``; the loss is among them whatever the group. None for a run that
+    has diverged.
     """
-    values: dict[str, float | None] = {}
-    if group == "ranking":
-        values = {**scores.table.compute()}
-    elif group != "loss":
-        preds = {decision.kind: decision for decision in (Mode(), Half())}[group].apply(scores)
-        values = {**label_metrics(preds, scores.labels, _edges(hierarchy), scores.known)}
-    return {f"{group}.{name}": value for name, value in values.items()} | {"loss.mean": loss}
+    watched = {name: decision for name, decision in UNFITTED.items() if name == group}
+    found = evaluate(scored, [watched] * runs, hierarchy, ranking=group == "ranking")
+    return [
+        None
+        if each is None
+        else {f"{group}.{name}": value for name, value in each.metrics()[group].items()} | {"loss.mean": each.loss}
+        for each in found
+    ]
 
 
-def fit_decisions(scores: ValidationScores, metric: str, grid: tuple[float, ...]) -> dict[str, Decision]:
-    """Return all decisions by name, those with thresholds fitted on validation."""
-    decisions = (Mode(), Half(), fit_global_threshold(scores, metric, grid), fit_label_thresholds(scores))
-    return {decision.kind: decision for decision in decisions}
-
-
-def report(
-    scores: SplitScores, loss: float | None, decisions: Mapping[str, Decision], hierarchy: LabelHierarchy | None
-) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
-    edges = _edges(hierarchy)
-    metrics: dict[str, dict[str, float | None]] = {
-        name: {**label_metrics(decision.apply(scores), scores.labels, edges, scores.known)}
-        for name, decision in decisions.items()
-    }
-    return metrics | {"ranking": {**scores.table.compute()}, "loss": {"mean": loss}}
-
-
-def _edges(hierarchy: LabelHierarchy | None) -> Edges | None:
-    return None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-
-
-def write_predictions(folder: Path, scores: SplitScores) -> None:
-    """Write ``predictions_<split>.npz``, rows in the split's order.
-
-    log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose ids
-    stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets.
-    """
-    rows, ids = np.nonzero(scores.mode)
-    stored: dict[str, Any] = {
-        "mode_ids": ids.astype(np.int32),
-        "mode_offsets": np.searchsorted(rows, np.arange(len(scores.mode) + 1)),
-        "log_marginals": scores.log_marginals,
-    }
-    if scores.log_marginals.shape[1] > FULL_SCORES:
-        top = np.argpartition(-scores.log_marginals, TOP_SCORES, axis=1)[:, :TOP_SCORES]
-        values = np.take_along_axis(scores.log_marginals, top, 1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        stored["label_ids"] = np.take_along_axis(top, order, 1).astype(np.int32)
-        stored["log_marginals"] = np.take_along_axis(values, order, 1)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **stored)
-    write_bytes(folder / f"predictions_{scores.split}.npz", buffer.getvalue())
+def write_evaluations(
+    folder: Path, decisions: Mapping[str, Decision], found: Mapping[str, Evaluation]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Write ``decisions.json`` and, where they were kept, the predictions of splits; returns the metrics by split."""
+    write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
+    for split, evaluation in found.items():
+        if evaluation.predictions is not None:
+            evaluation.predictions.write(folder, split)
+    return {split: evaluation.metrics() for split, evaluation in found.items()}

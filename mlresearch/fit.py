@@ -109,7 +109,7 @@ def choose(
     def pick(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    new = Best(state.params, state.step, values.astype(state.best.value.dtype))
+    new = Best(state.shown_params, state.step, values.astype(state.best.value.dtype))
     best = jax.tree.map(pick, new, state.best)
     ends = running & (step - best.step >= patience)
     return dataclasses.replace(state, best=best, end=jnp.where(ends, step, state.end))
@@ -155,7 +155,7 @@ def fit(
     train_step = make_train_step(
         config, program.graphdef, program.num_labels, num_steps, parallel.axis_name, batches.buckets
     )
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, runs_at_once(state)))
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, runs_at_once(state)), state)
     feed = Feed(batches, np.asarray(state.seed).tolist())
     size = max(min(config.train.chunk_steps, CHUNK_BYTES // feed.bytes_per_step), 1)
     interval = max(round(config.evaluate.every_epochs * batches.steps_per_epoch), 1)
@@ -218,7 +218,7 @@ def fit(
             bar.advance(number)
             if validate and (at % interval == 0 or (at == last and config.train.select)):
                 meter.flush()
-                reports = validate(program.scorer(state.params, state.numbers))
+                reports = validate(program.scorer(state.shown_params, state.numbers))
                 for log, report, step in zip(logs, reports, reached, strict=True):
                     if step == at:
                         known = {place: value for place, value in report.items() if value is not None}

@@ -1,23 +1,23 @@
 """Mergeable states → every reported number.
 
-Two states cover a split: `LabelCounts` sums what predictions got right and wrong, `ScoreTable` keeps the
-scores that rankings need. Both count only the real examples of a padded batch, and one batch equals two.
-`split_metrics` makes the whole dictionary of a split, `label_metrics` the part that depends on a decision.
+Three states cover a split: `LabelCounts` sums what predictions got right and wrong, `TopHits` what the highest scores
+of each example hit, and `Ranks` counts how many scores are no less than each of the `Positives`, which have to be
+known first. All are made of a few examples at a time and merged, so that no matrix of a whole split is ever needed:
+they hold O(labels + positives) numbers.
 
 A cell is a label of an example. All of them take `known`: whether the truth of each cell is known, None where all
 of it is. Unknown cells are left out; what labels and predictions hold there is not looked at, except that
 ``violation_rate`` is about predictions as they are. An example of which no label is known counts nowhere. Of soft
-labels the truth is a probability over ½.
+labels the truth is a probability over ½. Any strictly increasing function of the scores gives the same rankings.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Complex64, Float, Float32, Int
 
 from mlresearch.errors import UserError
 
@@ -26,9 +26,6 @@ Edges = tuple[Int[Array | np.ndarray, "edges"], Int[Array | np.ndarray, "edges"]
 
 PRECISION_AT = (1, 3, 5)
 """The k of the reported `precision_at_<k>`."""
-
-BLOCK_ELEMENTS = 1 << 22
-"""Elements of the blocks in which host arrays are walked, so that temporaries stay small."""
 
 NO_EXAMPLES = "no examples to evaluate: the split is empty, every row of it is padding, or none of its labels is known"
 
@@ -133,20 +130,19 @@ class LabelCounts:
         if orphaned is not None:
             checked, violations = xp.sum(mask, dtype=xp.int32), xp.sum(orphaned, dtype=xp.int32)
         examples = xp.sum(mask, dtype=xp.int32)
-        # A denominator of zero comes with a numerator of zero: over 1 instead, the ratio is 0.
-        f1 = xp.where(predicted + true == 0, 1.0, 2 * hits / xp.maximum(predicted + true, 1))
+        values = ExampleValues.of(hits, predicted, true, mask)
         return cls(
             tp=by_label[0],
             fp=by_label[1] - by_label[0],
             fn=by_label[2] - by_label[0],
             known=xp.full_like(by_label[0], examples) if known is None else known,
             examples=examples,
-            exact=xp.sum((hits == predicted) & (hits == true) & mask, dtype=xp.int32),
+            exact=xp.sum(values.exact, dtype=xp.int32),
             checked=checked,
             violations=violations,
-            example_precision=xp.sum(hits / xp.maximum(predicted, 1)),
-            example_recall=xp.sum(hits / xp.maximum(true, 1)),
-            example_f1=xp.sum(xp.where(mask, f1, 0.0)),
+            example_precision=xp.sum(values.precision),
+            example_recall=xp.sum(values.recall),
+            example_f1=xp.sum(values.f1),
         )
 
     def merge(self, other: "LabelCounts") -> "LabelCounts":
@@ -240,201 +236,244 @@ def _precision_recall_f1(tp: Any, fp: Any, fn: Any) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScoreTable:
-    """Scores and labels of the real examples of a split, on the host.
+class ExampleValues(NamedTuple):
+    """What the metrics of examples are the means of: whether all known labels are right; precision, recall and F1."""
 
-    log_marginals: float [examples, labels]; labels: bool [examples, labels]; known: whether each label is known,
-    bool [examples, labels], None where all are. Any strictly increasing function of the scores gives the same
-    metrics. A NaN among the scores is a `UserError`.
-    """
-
-    log_marginals: Float[np.ndarray, "examples labels"]
-    labels: Bool[np.ndarray, "examples labels"]
-    known: Bool[np.ndarray, "examples labels"] | None = None
-
-    def __post_init__(self) -> None:
-        if np.isnan(self.log_marginals).any():
-            row, label = np.argwhere(np.isnan(self.log_marginals))[0].tolist()
-            raise UserError(
-                f"the score of label {label} in example {row} is NaN; the model has diverged: see its losses"
-            )
+    exact: Bool[Array | np.ndarray, "batch"]
+    precision: Float[Array | np.ndarray, "batch"]
+    recall: Float[Array | np.ndarray, "batch"]
+    f1: Float[Array | np.ndarray, "batch"]
 
     @classmethod
     def of(
         cls,
-        log_marginals: Float[Array | np.ndarray, "batch labels"],
-        labels: Bool[Array | np.ndarray, "batch labels"],
+        hits: Int[Array | np.ndarray, "batch"],
+        predicted: Int[Array | np.ndarray, "batch"],
+        true: Int[Array | np.ndarray, "batch"],
         mask: Bool[Array | np.ndarray, "batch"],
-        known: Bool[Array | np.ndarray, "batch labels"] | None = None,
-    ) -> "ScoreTable":
-        """Copy the rows of one batch whose `mask` is True to the host."""
-        rows = np.asarray(mask)
-        kept = None if known is None else np.asarray(known)[rows]
-        return cls(np.asarray(log_marginals)[rows], np.asarray(labels)[rows], kept)
-
-    @classmethod
-    def concatenate(cls, tables: Iterable["ScoreTable"]) -> "ScoreTable":
-        """Return the table of all examples, in the order given; merging many at once copies each row once."""
-        tables = list(tables)
-        if not tables:
-            raise UserError(NO_EXAMPLES)
+    ) -> "ExampleValues":
+        """Make them from numbers of labels an example; those whose `mask` is False have zeros, and get zeros."""
+        xp = hits.__array_namespace__()
+        # A denominator of zero comes with a numerator of zero: over 1 instead, the ratio is 0.
+        f1 = xp.where(predicted + true == 0, 1.0, 2 * hits / xp.maximum(predicted + true, 1))
         return cls(
-            np.concatenate([table.log_marginals for table in tables]),
-            np.concatenate([table.labels for table in tables]),
-            concatenate_known([table.known for table in tables], [table.labels for table in tables]),
+            exact=(hits == predicted) & (hits == true) & mask,
+            precision=hits / xp.maximum(predicted, 1),
+            recall=hits / xp.maximum(true, 1),
+            f1=xp.where(mask, f1, 0.0),
         )
 
-    def merge(self, other: "ScoreTable") -> "ScoreTable":
-        """Return the table of both tables' examples, these first."""
-        return self.concatenate([self, other])
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TopHits:
+    """How many true labels are among the k known ones that score highest, for those of `PRECISION_AT` that there are.
+
+    hits: sums over examples, int64 [depths]; examples: those with at least k known labels, int64 [depths].
+    """
+
+    hits: Int[np.ndarray, "depths"]
+    examples: Int[np.ndarray, "depths"]
+
+    @classmethod
+    def of(
+        cls,
+        scores: Float[np.ndarray, "examples labels"],
+        labels: Bool[np.ndarray, "examples labels"],
+        known: Bool[np.ndarray, "examples labels"] | None = None,
+    ) -> "TopHits":
+        """Count some examples: one maximum a rank."""
+        num_labels = labels.shape[1]
+        depths = [k for k in PRECISION_AT if k <= num_labels]
+        num_known = np.full(len(labels), num_labels) if known is None else known.sum(axis=1)
+        # −∞ marks labels already taken, so a score of −∞ becomes the least finite one.
+        left = np.maximum(scores, np.finfo(scores.dtype).min)
+        if known is not None:
+            left[~known] = -np.inf
+        hits, examples = np.zeros((2, len(depths)), np.int64)
+        true = np.zeros(len(labels), np.int64)  # among the labels taken
+        for rank in range(max(depths, default=0)):
+            best = left.argmax(axis=1, keepdims=True)  # the first of equal scores
+            true += np.take_along_axis(labels, best, axis=1)[:, 0]
+            np.put_along_axis(left, best, -np.inf, axis=1)
+            if rank + 1 in depths:
+                enough, at = num_known > rank, depths.index(rank + 1)
+                hits[at], examples[at] = true[enough].sum(), enough.sum()
+        return cls(hits, examples)
+
+    def merge(self, other: "TopHits") -> "TopHits":
+        """Return the state of both states' examples together."""
+        return TopHits(self.hits + other.hits, self.examples + other.examples)
 
     def compute(self) -> dict[str, float]:
-        """Return every metric of rankings; a table without examples is a `UserError`.
+        """Return every ``precision_at_<k>``, k = 1, 3, 5.
 
-        - ``micro_average_precision``: all known cells ranked in one list. ``macro_average_precision``: the examples in
-          which a label is known ranked, the mean over labels with at least one positive; the others are left out
-          (`LabelCounts.compute` counts them as ``num_labels_absent``). Average precision is the mean over
-          positives of the precision among the items that score no less, scikit-learn's
-          `average_precision_score`: no interpolation, and a group of equal scores enters as one (Manning,
-          Raghavan & Schütze, "Introduction to Information Retrieval", 2008; on hierarchies Vens et al.,
-          "Decision Trees for Hierarchical Multi-label Classification", 2008, who call the micro form the area
-          under the average precision-recall curve). 0 where nothing is positive.
-        - ``precision_at_<k>``, k = 1, 3, 5: mean over examples of the share of true labels among the k known ones
-          that score highest; of equal scores the label that comes first in the label space goes first. Examples
-          with fewer than k known labels are left out; where all have fewer, so is the metric (Jain, Prabhu &
-          Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking & Other Missing Label
-          Applications", 2016).
-
-        Exact, from sorted scores: O(cells · log(cells)).
+        Mean over examples of the share of true labels among the k known ones that score highest; of equal scores the
+        label that comes first in the label space goes first. Examples with fewer than k known labels are left out;
+        where all have fewer, so is the metric (Jain, Prabhu & Varma, "Extreme Multi-label Loss Functions for
+        Recommendation, Tagging, Ranking & Other Missing Label Applications", 2016).
         """
-        if len(self.labels) == 0:
-            raise UserError(NO_EXAMPLES)
-        by_label = [average_precision(*rank_positives(ranked, positives)) for _, ranked, positives in self.by_label()]
-        metrics = {
-            "micro_average_precision": self._micro_average_precision(),
-            "macro_average_precision": float(np.mean(by_label)) if by_label else 0.0,
-        }
-        return metrics | self._precision_at()
+        counted = zip(PRECISION_AT, self.hits.tolist(), self.examples.tolist(), strict=False)
+        return {f"precision_at_{k}": hits / (k * examples) for k, hits, examples in counted if examples}
 
-    def by_label(self) -> Iterator[tuple[int, Float[np.ndarray, "examples"], Float[np.ndarray, "positives"]]]:
-        """Yield (label, its known scores, its positives' scores), ascending, for labels that have a positive."""
-        present = np.flatnonzero(self.positives.any(axis=0))
-        width = max(BLOCK_ELEMENTS // max(len(self.labels), 1), 1)
-        for start in range(0, len(present), width):
-            block = present[start : start + width]
-            scores = np.ascontiguousarray(self.log_marginals[:, block].T)
-            positives = np.ascontiguousarray(self.positives[:, block].T)
-            num_known = np.full(len(block), len(self.labels))
-            if self.known is not None:
-                known = self.known[:, block].T
-                num_known = known.sum(axis=1)
-                scores[~known] = np.nan  # sorted behind all numbers
-            for row, ranked in enumerate(np.sort(scores, axis=1)):
-                yield int(block[row]), ranked[: num_known[row]], np.sort(scores[row, positives[row]])
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Positives:
+    """The scores of the cells that are known to be true.
+
+    parts: of some examples each, complex64 [positives]: label id + i · score. Complex numbers are sorted by real part
+    and then by imaginary part, so that one sort and one search do for all labels. Ids up to 2²⁴ are exact.
+    """
+
+    parts: tuple[Complex64[np.ndarray, "_"], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        scores: Float32[np.ndarray, "examples labels"],
+        labels: Bool[np.ndarray, "examples labels"],
+        known: Bool[np.ndarray, "examples labels"] | None = None,
+    ) -> "Positives":
+        """Take those of some examples."""
+        cells = np.nonzero(labels if known is None else labels & known)
+        return cls((_keys(cells[1], scores[cells]),))
+
+    def merge(self, other: "Positives") -> "Positives":
+        """Return those of both."""
+        return Positives(self.parts + other.parts)
 
     @functools.cached_property
-    def positives(self) -> Bool[np.ndarray, "examples labels"]:
-        """The cells that are known to be true."""
-        return self.labels if self.known is None else self.labels & self.known
+    def by_label(self) -> Complex64[np.ndarray, "positives"]:
+        """All of them, ascending; what is said of each positive is said in this order."""
+        return np.sort(np.concatenate([np.zeros(0, np.complex64), *self.parts]))
 
-    def _row_blocks(self) -> Iterator[slice]:
-        """Yield slices of examples that together are all of them."""
-        height = max(BLOCK_ELEMENTS // max(self.labels.shape[1], 1), 1)
-        for start in range(0, len(self.labels), height):
-            yield slice(start, start + height)
+    @property
+    def scores(self) -> Float32[np.ndarray, "positives"]:
+        """The score of each positive."""
+        return self.by_label.imag
 
-    def _micro_average_precision(self) -> float:
-        """Return average precision over all cells; blocks sorted apart count the same as one long list."""
-        positives = np.sort(self.log_marginals[self.positives])
-        if not len(positives):
-            return 0.0
-        hits, at_least = rank_positives(positives, positives)[0], np.zeros(len(positives), np.int64)
-        for block in self._row_blocks():
-            scores = self.log_marginals[block]
-            ranked = np.sort(scores if self.known is None else scores[self.known[block]], axis=None)
-            at_least += rank_positives(ranked, positives)[1]
-        return average_precision(hits, at_least)
+    @functools.cached_property
+    def ranked(self) -> Float32[np.ndarray, "positives"]:
+        """All scores, ascending, whatever their labels."""
+        return np.sort(self.scores)
 
-    def _precision_at(self) -> dict[str, float]:
-        """Return every ``precision_at_<k>``: one maximum a rank."""
-        num_labels = self.labels.shape[1]
-        depths = [k for k in PRECISION_AT if k <= num_labels]
-        hits, seen = dict.fromkeys(depths, 0), dict.fromkeys(depths, 0)
-        for block in self._row_blocks():
-            labels = self.labels[block]
-            num_known = np.full(len(labels), num_labels)
-            # −∞ marks labels already taken, so a score of −∞ becomes the least finite one.
-            scores = np.maximum(self.log_marginals[block], np.finfo(self.log_marginals.dtype).min)
-            if self.known is not None:
-                num_known = self.known[block].sum(axis=1)
-                scores[~self.known[block]] = -np.inf
-            true = np.zeros(len(labels), np.int64)  # among the labels taken
-            for rank in range(max(depths, default=0)):
-                best = scores.argmax(axis=1, keepdims=True)  # the first of equal scores
-                true += np.take_along_axis(labels, best, axis=1)[:, 0]
-                np.put_along_axis(scores, best, -np.inf, axis=1)
-                if rank + 1 in depths:
-                    enough = num_known > rank
-                    hits[rank + 1] += int(true[enough].sum())
-                    seen[rank + 1] += int(enough.sum())
-        return {f"precision_at_{k}": hits[k] / (k * seen[k]) for k in depths if seen[k]}
+    @functools.cached_property
+    def _groups(self) -> tuple[np.ndarray, ...]:
+        found = np.unique(self.by_label.real, return_index=True, return_inverse=True, return_counts=True)
+        return found[0].astype(np.int32), *found[1:]
+
+    @property
+    def labels(self) -> Int[np.ndarray, "present"]:
+        """Ids of the labels that have a positive, ascending."""
+        return self._groups[0]
+
+    @property
+    def first(self) -> Int[np.ndarray, "present"]:
+        """Where the positives of each of `labels` begin."""
+        return self._groups[1]
+
+    @property
+    def group(self) -> Int[np.ndarray, "positives"]:
+        """The place of each positive's label among `labels`."""
+        return self._groups[2]
+
+    @property
+    def count(self) -> Int[np.ndarray, "present"]:
+        """Number of positives of each of `labels`."""
+        return self._groups[3]
+
+    @functools.cached_property
+    def lower(self) -> Int[np.ndarray, "positives"]:
+        """How many positives of each positive's label score lower."""
+        return np.searchsorted(self.by_label, self.by_label) - self.first[self.group]
 
 
-def concatenate_known(known: Sequence[np.ndarray | None], labels: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Join what is known of a split's parts, given the labels of each; None says that all is known."""
-    if all(part is None for part in known):
-        return None
-    parts = zip(known, labels, strict=True)
-    return np.concatenate([np.ones_like(like) if part is None else part for part, like in parts])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranks:
+    """What of the negatives ranks no lower than each positive; a negative is a cell that is known to be false.
 
-
-def rank_positives(
-    ranked: Float[np.ndarray, "items"], positives: Float[np.ndarray, "positives"]
-) -> tuple[Int[np.ndarray, "positives"], Int[np.ndarray, "positives"]]:
-    """Return, for each positive's score, how many positives and how many items score no less.
-
-    ranked, positives: scores of all items and of the positive ones, both ascending. No permutation is needed,
-    only sorted values, which is what makes this fast.
+    alarms: how many negatives of the positive's label score no less, int64 [positives]; below: the highest score of
+    those that score less, −∞ where there are none. all_alarms: how many negatives of all labels score no less, for
+    ``positives.ranked``.
     """
-    hits = len(positives) - np.searchsorted(positives, positives, side="left")
-    at_least = len(ranked) - np.searchsorted(ranked, positives, side="left")
-    return hits, at_least
+
+    positives: Positives
+    alarms: Int[np.ndarray, "positives"]
+    below: Float32[np.ndarray, "positives"]
+    all_alarms: Int[np.ndarray, "positives"]
+
+    @classmethod
+    def of(
+        cls,
+        positives: Positives,
+        scores: Float32[np.ndarray, "examples labels"],
+        labels: Bool[np.ndarray, "examples labels"],
+        known: Bool[np.ndarray, "examples labels"] | None = None,
+    ) -> "Ranks":
+        """Count some examples against the positives of all: O(cells · log(cells) + positives · log(cells))."""
+        negative = ~labels if known is None else known & ~labels
+        counted = negative[:, positives.labels]
+        columns = np.where(counted, scores[:, positives.labels], np.inf).T.copy()
+        columns.sort(axis=1)  # what is no negative stands last
+        keys = _keys(np.arange(len(columns))[:, None], columns).ravel()
+        start = positives.group * len(labels)
+        stop = start + counted.sum(axis=0)[positives.group]
+        at = np.searchsorted(keys, _keys(positives.group, positives.scores))
+        # Negatives that score less than all positives need not be sorted.
+        ranked = np.sort(scores[negative & (scores >= positives.ranked.min(initial=np.inf))])
+        return cls(
+            positives,
+            alarms=stop - at,
+            below=np.where(at > start, columns.ravel()[at - 1], np.float32(-np.inf)),
+            all_alarms=len(ranked) - np.searchsorted(ranked, positives.ranked),
+        )
+
+    def merge(self, other: "Ranks") -> "Ranks":
+        """Return the state of both states' examples together, which count against the same positives."""
+        return Ranks(
+            self.positives,
+            self.alarms + other.alarms,
+            np.maximum(self.below, other.below),
+            self.all_alarms + other.all_alarms,
+        )
+
+    @property
+    def hits(self) -> Int[np.ndarray, "positives"]:
+        """How many positives of each positive's label score no less."""
+        return self.positives.count[self.positives.group] - self.positives.lower
+
+    @property
+    def next_lower(self) -> Float32[np.ndarray, "positives"]:
+        """The next lower score of each positive's label, −∞ where there is none."""
+        positives = self.positives
+        at = positives.first[positives.group] + positives.lower - 1  # of the next lower positive, if there is one
+        return np.maximum(self.below, np.where(positives.lower > 0, positives.scores[at], np.float32(-np.inf)))
+
+    def compute(self) -> dict[str, float]:
+        """Return average precision over all cells and by label.
+
+        ``micro_average_precision``: all known cells ranked in one list. ``macro_average_precision``: the examples in
+        which a label is known ranked, the mean over labels with at least one positive; the others are left out
+        (`LabelCounts.compute` counts them as ``num_labels_absent``). Average precision is the mean over positives of
+        the precision among the items that score no less, scikit-learn's `average_precision_score`: no interpolation,
+        and a group of equal scores enters as one (Manning, Raghavan & Schütze, "Introduction to Information
+        Retrieval", 2008; on hierarchies Vens et al., "Decision Trees for Hierarchical Multi-label Classification",
+        2008, who call the micro form the area under the average precision-recall curve). 0 where nothing is positive.
+        """
+        positives = self.positives
+        if not len(positives.ranked):
+            return {"micro_average_precision": 0.0, "macro_average_precision": 0.0}
+        all_hits = len(positives.ranked) - np.searchsorted(positives.ranked, positives.ranked)
+        by_label = np.add.reduceat(self.hits / (self.hits + self.alarms), positives.first) / positives.count
+        return {
+            "micro_average_precision": float(np.mean(all_hits / (all_hits + self.all_alarms))),
+            "macro_average_precision": float(np.mean(by_label)),
+        }
 
 
-def average_precision(hits: Int[np.ndarray, "positives"], at_least: Int[np.ndarray, "positives"]) -> float:
-    """Return the mean of hits / at_least: each positive raises recall by 1 / positives at its precision."""
-    return float(np.mean(hits / at_least))
-
-
-def label_metrics(
-    preds: Bool[np.ndarray, "examples labels"],
-    labels: Bool[np.ndarray, "examples labels"],
-    edges: Edges | None,
-    known: Bool[np.ndarray, "examples labels"] | None = None,
-) -> dict[str, float]:
-    """Return what `LabelCounts.compute` reports, from predictions gathered on the host.
-
-    edges: child ids and parent ids, or None where there is no hierarchy to check. known: whether each label is known,
-    None where all are.
-    """
-    counts = LabelCounts.zeros(labels.shape[1])
-    width = max(labels.shape[1], 0 if edges is None else len(edges[0]), 1)
-    height = max(BLOCK_ELEMENTS // width, 1)
-    for start in range(0, len(labels), height):
-        rows = slice(start, start + height)
-        mask = np.ones(len(labels[rows]), bool)
-        known_rows = None if known is None else known[rows]
-        counts = counts.merge(LabelCounts.of(preds[rows], labels[rows], mask, edges, known_rows).to_host())
-    return counts.compute()
-
-
-def split_metrics(
-    log_marginals: Float[np.ndarray, "examples labels"],
-    preds: Bool[np.ndarray, "examples labels"],
-    labels: Bool[np.ndarray, "examples labels"],
-    edges: Edges | None,
-    known: Bool[np.ndarray, "examples labels"] | None = None,
-) -> dict[str, float]:
-    """Return every number reported of a split: `LabelCounts.compute` and `ScoreTable.compute` together."""
-    return label_metrics(preds, labels, edges, known) | ScoreTable(log_marginals, labels, known).compute()
+def _keys(
+    groups: Int[np.ndarray, "*#cells"], scores: Float32[np.ndarray, "*#cells"]
+) -> Complex64[np.ndarray, "*cells"]:
+    """Return numbers that are sorted by group and, within it, by score."""
+    keys = np.empty(np.broadcast_shapes(groups.shape, scores.shape), np.complex64)
+    keys.real, keys.imag = groups, scores
+    return keys

@@ -16,10 +16,10 @@ from mlresearch.checkpoint import Checkpoints
 from mlresearch.data import Records
 from mlresearch.data.pipeline import Batches, length_buckets
 from mlresearch.data.reading import LARGEST_FLOAT32
-from mlresearch.decisions import Decision, SplitScores
+from mlresearch.decisions import Decision
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
-from mlresearch.evaluate import report, score_split
+from mlresearch.evaluate import evaluate, score_split
 from mlresearch.fit import Program, stack
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.label_space import LabelSets
@@ -41,14 +41,17 @@ class LabelPrediction:
 class Run:
     """A trained run: its config, labels, hierarchy, decisions and model, ready to score.
 
-    A folder that holds no trained run is a `UserError`.
+    refit: with the parameters of its refit, if it had one, and not with those that its decisions were fitted by. A
+    folder that holds no trained run is a `UserError`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, refit: bool = True) -> None:
         self.folder = Path(folder)
         self.config: ConfigDict = workdir.read_config(self.folder)
         if "baseline" in self.config:
             raise UserError(f"{self.folder} holds a baseline, of which only results are kept")
+        if "ensemble" in self.config:
+            raise UserError(f"{self.folder} holds an ensemble, of which only results are kept: load its members")
         self.record = workdir.read_record(self.folder)
         if self.record["status"] != "finished":
             raise UserError(
@@ -59,25 +62,26 @@ class Run:
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
-        graphdef, params, rates, structure = create_model(self.config, spec, num_labels, self.hierarchy)
+        self.graphdef, params, rates, self.structure = create_model(self.config, spec, num_labels, self.hierarchy)
         train, num_steps = self.config.train, self.record["num_steps"]
-        template = init_state(self.config, params, rates, num_steps, select=bool(train.select) and not train.refit)
+        refit = refit and train.refit
+        template = init_state(self.config, params, rates, num_steps, select=bool(train.select) and not refit)
         # The data set need not be there any more, so its fingerprint is taken as recorded.
         identity = {
             "data set": self.record["data"]["fingerprint"],
             **workdir.label_identity(self.label_space, self.hierarchy),
             **self.preprocessing.identity,
         }
-        phase = workdir.REFIT if train.refit else ""
+        phase = workdir.REFIT if refit else ""
         with contextlib.closing(Checkpoints(self.folder, f"{phase}checkpoints")) as checkpoints:
             _, state, _ = checkpoints.restore(template, identity)
         # Prediction needs no particular layout: as many devices as there are here and as divide the batch.
         size = self.config.evaluate.batch_size
         count = max(n for n in range(1, len(jax.devices()) + 1) if size % n == 0)
-        self.params = state.chosen_params
+        self.params, self.numbers = state.chosen_params, state.numbers
         parallel = Parallel("jit", count, 1, size)
         state = parallel.put_runs(stack([state]))
-        program = Program(self.config, graphdef, structure, num_labels, parallel)
+        program = Program(self.config, self.graphdef, self.structure, num_labels, parallel)
         self.score = program.scorer(state.chosen_params, state.numbers)
 
     def decision(self, name: str) -> Decision:
@@ -133,14 +137,6 @@ class Run:
             categories=tuple(zip(*categories, strict=True)) if category_names else None,
         )
 
-    def score_inputs(self, inputs: Sequence[str | Mapping[str, Any]]) -> SplitScores:
-        """Return marginals and mode of each input, in order; see `records` for what an input is."""
-        split = self.preprocessing.encode(self.records(inputs))
-        num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
-        batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
-        scores, _ = self._score(batches, "inputs", fingerprint="")
-        return scores
-
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         if self.config.train.refit and split == "validation":
@@ -150,38 +146,40 @@ class Run:
         splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
-        scores, loss = self._score(batches, split, dataset.fingerprint)
-        return report(scores, loss, self.decisions, self.hierarchy)
-
-    def _score(self, batches: Batches, split: str, fingerprint: str) -> tuple[SplitScores, float | None]:
-        [found] = score_split(self.score, batches, split, fingerprint)
+        scored = score_split(self.score, batches, split, dataset.fingerprint)
+        [found] = evaluate(scored, [self.decisions], self.hierarchy)
         if found is None:
-            raise UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")
-        return found
+            raise self._diverged()
+        return found.metrics()
+
+    def _diverged(self) -> UserError:
+        return UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")
 
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, decision: str = "mode", min_probability: float = 0.05
     ) -> list[list[LabelPrediction]]:
         """Return for each input the labels that `decision` switches on or that are at least `min_probability` probable.
 
-        Labels stand in the order of the label space, so that with a hierarchy in that order parents come first.
+        See `records` for what an input is. Labels stand in the order of the label space, so that with a hierarchy in
+        that order parents come first.
         """
-        scores = self.score_inputs(inputs)
-        on = self.decision(decision).apply(scores)
-        listed = on | (np.exp(scores.log_marginals) >= min_probability)
+        split = self.preprocessing.encode(self.records(inputs))
+        num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
+        batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
         names, descriptions = self.label_space.names, self.label_space.descriptions
-        return [
-            [
-                LabelPrediction(
-                    names[label],
-                    descriptions[label],
-                    float(np.exp(scores.log_marginals[row, label])),
-                    bool(on[row, label]),
+        chosen = self.decision(decision)
+        predictions: list[list[LabelPrediction]] = [[] for _ in inputs]
+        for [scores] in score_split(self.score, batches, "inputs", fingerprint=""):
+            if np.isnan(scores.log_marginals).any():
+                raise self._diverged()
+            on, probabilities = chosen.apply(scores), np.exp(scores.log_marginals)
+            for at, label in np.argwhere(on | (probabilities >= min_probability)).tolist():
+                predictions[scores.rows[at]].append(
+                    LabelPrediction(
+                        names[label], descriptions[label], float(probabilities[at, label]), bool(on[at, label])
+                    )
                 )
-                for label in np.flatnonzero(listed[row])
-            ]
-            for row in range(len(inputs))
-        ]
+        return predictions
 
 
 def _text(value: Any, where: str) -> str:

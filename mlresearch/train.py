@@ -19,7 +19,7 @@ from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.decisions import Decision, GlobalThreshold
 from mlresearch.errors import UserError
-from mlresearch.evaluate import fit_decisions, report, score_split, validation_metrics, write_predictions
+from mlresearch.evaluate import evaluate, evaluate_validation, score_split, validation_metrics, write_evaluations
 from mlresearch.events import Events
 from mlresearch.files import write_json
 from mlresearch.fit import Program, Stopped, fit, stack
@@ -113,7 +113,8 @@ def _train(
     """Train runs of which none is finished."""
     config = configs[0]  # what all have in common is read off the first
     sizes = (config.train.batch_size, config.evaluate.batch_size)
-    parallel = Parallel(config.parallel.mode, config.parallel.num_devices, len(configs), *sizes)
+    layout = config.parallel
+    parallel = Parallel(layout.mode, layout.num_devices, len(configs), *sizes, label_devices=layout.label_devices)
 
     # Data
     hierarchy, num_labels = dataset.hierarchy, dataset.label_space.num_labels
@@ -123,7 +124,7 @@ def _train(
 
     # Model
     spec = preprocessing.spec
-    label_sets = [split.labels for split in splits.values()]
+    label_sets = {name: split.labels for name, split in splits.items()}
     models = [create_model(own, spec, num_labels, hierarchy, label_sets) for own in configs]
     graphdef, _, _, structure = models[0]
     assert all(own == graphdef for own, *_ in models), "configs that can share a program make one model"
@@ -168,9 +169,9 @@ def _train(
             # Steps
             def watch(score: Callable[[Batch], Scored]) -> list[dict[str, float | None]]:
                 group = (config.train.select or "mode").partition(".")[0]
-                found = score_split(score, batches["validation"], "validation", dataset.fingerprint)
+                scored = score_split(score, batches["validation"], "validation", dataset.fingerprint)
                 worst: dict[str, float | None] = {config.train.select: None}  # where probabilities are NaN
-                return [worst if each is None else validation_metrics(*each, group, hierarchy) for each in found]
+                return [each or worst for each in validation_metrics(scored, len(configs), group, hierarchy)]
 
             name = records[0]["name"] + (f", {len(records)} runs" if len(records) > 1 else "")
             validate = watch if config.evaluate.every_epochs else None
@@ -183,12 +184,17 @@ def _train(
             # Validation, and the decisions that are fitted on it
             began = time.time()
             score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
-            validation = score_split(score, batches["validation"], "validation", dataset.fingerprint)
+            metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+            stored = config.evaluate.predictions
+            validation = evaluate_validation(
+                score_split(score, batches["validation"], "validation", dataset.fingerprint),
+                *(len(configs), hierarchy, metric, grid),
+                predictions=stored,
+            )
             errors = _diverged(validation, folders) | errors
             if len(errors) == len(records):
                 raise NonFiniteError(" ".join(errors.values()))
-            metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
-            decisions = [None if each is None else fit_decisions(each[0], metric, grid) for each in validation]
+            decisions = [{} if each is None else each[1] for each in validation]
             evaluated = time.time() - began
             _note_selection(records, config, parallel.fetch(fitted.state), batches["train"].steps_per_epoch)
 
@@ -205,14 +211,18 @@ def _train(
                     program, state, both, again, folders, identity, stop, f"{name}, refit", phase=workdir.REFIT
                 )
                 errors |= _failures(program, fitted.state, both, dataset, folders, records)
-                score = program.scorer(fitted.state.params, fitted.state.numbers)
+                score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
                 for number, record in enumerate(records):
                     record["refit"] = {"steps": ends[number], "examples": len(both.split)}
                     record["seconds"]["refit"] = fitted.seconds[number]
 
             # Test, once
             began = time.time()
-            test = score_split(score, batches["test"], "test", dataset.fingerprint)
+            test = evaluate(
+                score_split(score, batches["test"], "test", dataset.fingerprint),
+                *(decisions, hierarchy),
+                predictions=stored,
+            )
             errors = _diverged(test, folders) | errors
             evaluated += time.time() - began
         except Stopped:
@@ -230,14 +240,10 @@ def _train(
                 write_json(folder / "run.json", record | {"status": "failed", "error": errors[number]})
                 continue
             began = time.time()
-            chosen, scored = decisions[number], (validation[number], test[number])
-            assert chosen is not None
-            write_json(folder / "decisions.json", {kind: decision.to_json() for kind, decision in chosen.items()})
-            metrics = {}
-            for scores, loss in filter(None, scored):
-                if config.evaluate.predictions:
-                    write_predictions(folder, scores)
-                metrics[scores.split] = report(scores, loss, chosen, hierarchy)
+            on_validation, on_test, chosen = validation[number], test[number], decisions[number]
+            assert on_validation is not None
+            assert on_test is not None
+            metrics = write_evaluations(folder, chosen, {"validation": on_validation[0], "test": on_test})
             record |= {"status": "finished", "remarks": _remarks(dataset, splits, chosen), "metrics": metrics}
             with contextlib.closing(Events(folder, "result")) as events:
                 events.write_result(settings_identity(configs[number]), metrics)
@@ -332,6 +338,6 @@ def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> 
 
 
 def run_name(config: ConfigDict) -> str:
-    """Return the parts of a model as one word: encoder, decoder, head and the head's options."""
-    options = [str(value) for value in config.head[config.head.name].values()]
+    """Return the parts of a model as one word: encoder, decoder, head and what the head's options choose."""
+    options = [str(value) for value in config.head[config.head.name].values() if not isinstance(value, bool)]
     return "+".join([config.encoder.name, config.decoder.name, "-".join([config.head.name, *options])])

@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 
 import mlresearch.baselines
-from mlresearch.baselines import LEAST_PROBABILITY, NearestDescription, OneVsRest, train_baseline
+from mlresearch.baselines import LEAST_PROBABILITY, NearestDescription, OneVsRest, score_records, train_baseline
 from mlresearch.commands.train import row
 from mlresearch.config import base_config, resolve
 from mlresearch.data import Dataset, Records
@@ -73,7 +73,7 @@ def cosines(train_texts, texts):
 def test_nearest_description_is_the_brute_force_neighbour(dataset):
     labels = dataset.splits["train"].labels
     texts = (*dataset.splits["validation"].texts, *dataset.splits["train"].texts)
-    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(texts, "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(texts)
     similarity = cosines(dataset.splits["train"].texts, texts)
     for number in range(len(texts)):
         best = similarity[number].max()
@@ -89,18 +89,18 @@ def test_nearest_description_is_the_brute_force_neighbour(dataset):
 def test_of_equally_near_texts_the_first_label_set_wins():
     train_split = records(["same words", "same words", "others"], [PATHS[3], PATHS[1], PATHS[2]])
     dataset = Dataset("words", {"train": train_split}, LabelSpace(NAMES, NAMES), PARENTS, "", {})
-    _, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["same words"], "score")
+    _, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["same words"])
     assert np.flatnonzero(mode[0]).tolist() == [0, 1, 3]
 
 
 def test_a_text_like_no_other_gets_the_empty_set(dataset):
-    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["zzz", ""], "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(["zzz", ""])
     assert not mode.any()
     assert (log_marginals == np.float32(np.log(LEAST_PROBABILITY))).all()
 
 
 def test_nearest_description_is_coherent(dataset):
-    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts, "score")
+    log_marginals, mode = NearestDescription(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts)
     children, parents = PARENTS.T
     assert (log_marginals[:, children] <= log_marginals[:, parents]).all()
     assert not (mode[:, children] & ~mode[:, parents]).any()
@@ -109,17 +109,18 @@ def test_nearest_description_is_coherent(dataset):
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_blocks_change_nothing(dataset, monkeypatch, rows):
-    texts = dataset.splits["test"].texts
     baseline = NearestDescription(dataset.train, len(NAMES), 0)
-    expected = baseline.score(texts, "score")
+    expected = baseline.score(dataset.splits["test"].texts)
     monkeypatch.setattr(mlresearch.baselines, "BLOCK_ROWS", rows)
-    for value, wanted in zip(baseline.score(texts, "score"), expected, strict=True):
-        np.testing.assert_array_equal(value, wanted)
+    [[scores]] = score_records(baseline, dataset, "test")
+    np.testing.assert_array_equal(scores.rows, np.arange(len(expected[0])))
+    np.testing.assert_array_equal(scores.log_marginals, expected[0])
+    np.testing.assert_array_equal(scores.mode, expected[1])
 
 
 def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):
     texts = dataset.splits["test"].texts
-    log_marginals, mode = OneVsRest(dataset.train, len(NAMES), 3).score(texts, "score")
+    log_marginals, mode = OneVsRest(dataset.train, len(NAMES), 3).score(texts)
     view = TfidfVectorizer(token_pattern=r"\b\w+\b", ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
     rows = view.fit_transform(dataset.splits["train"].texts)
     for label in (1, 4):
@@ -132,7 +133,7 @@ def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):
 
 
 def test_one_vs_rest_fits_no_label_without_enough_examples_of_either_kind(dataset):
-    log_marginals, _ = OneVsRest(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts, "score")
+    log_marginals, _ = OneVsRest(dataset.train, len(NAMES), 0).score(dataset.splits["test"].texts)
     # "never" has no positive, "root" no negative.
     np.testing.assert_allclose(log_marginals[:, 5], np.log(LEAST_PROBABILITY), rtol=1e-6)
     np.testing.assert_allclose(log_marginals[:, 0], np.log1p(-LEAST_PROBABILITY), rtol=1e-3)

@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
+from small_scores import label_metrics, scored_split, validation_counts
 
 from mlresearch.decisions import (
     GRID,
@@ -16,38 +17,44 @@ from mlresearch.decisions import (
     Half,
     LabelThresholds,
     Mode,
-    ScoredBatch,
-    SplitScores,
-    ValidationScores,
-    collect_scores,
+    ValidationCounts,
     decision_from_json,
     fit_global_threshold,
     fit_label_thresholds,
 )
 from mlresearch.errors import UserError
-from mlresearch.metrics import label_metrics
+from mlresearch.evaluate import Evaluation, evaluate_validation
+from mlresearch.metrics import TopHits
+from mlresearch.scored import ScoredRows
 
 BELOW_HALF = np.nextafter(np.float32(math.log(0.5)), np.float32(-np.inf))
 
 
-def validation(probs, labels) -> ValidationScores:
-    """Make validation scores of the given marginals; 0 becomes −∞."""
+def scored(probs, labels) -> ScoredRows:
+    """Make scores of the given marginals; 0 becomes −∞."""
     probs, labels = np.asarray(probs), np.asarray(labels, bool)
     with np.errstate(divide="ignore"):
         log_marginals = np.log(probs).astype(np.float32)
     return of_log_marginals(log_marginals, labels)
 
 
-def of_log_marginals(log_marginals, labels, split="validation") -> SplitScores:
-    mask = np.ones(len(labels), bool)
-    return collect_scores(split, [ScoredBatch(log_marginals, labels, ~labels, mask)], "abc")
+def of_log_marginals(log_marginals, labels) -> ScoredRows:
+    return ScoredRows(np.arange(len(labels)), log_marginals, ~labels, np.zeros(len(labels)), labels)
 
 
-def random_scores(seed: int, shape: tuple[int, int], *, tied: bool) -> ValidationScores:
+def fit_labels(scores: ScoredRows) -> LabelThresholds:
+    return fit_label_thresholds(validation_counts(scores.log_marginals, scores.labels))
+
+
+def fit_global(scores: ScoredRows, metric: str, grid=GRID) -> GlobalThreshold:
+    return fit_global_threshold(validation_counts(scores.log_marginals, scores.labels, grid=grid), metric)
+
+
+def random_scores(seed: int, shape: tuple[int, int], *, tied: bool) -> ScoredRows:
     rng = np.random.default_rng(seed)
     probs = rng.integers(0, 11, shape) / 10 if tied else rng.random(shape)
     density = rng.choice([0.0, 0.1, 0.4, 1.0], shape[1])
-    return validation(probs, rng.random(shape) < np.where(rng.random() < 0.5, probs, density))
+    return scored(probs, rng.random(shape) < np.where(rng.random() < 0.5, probs, density))
 
 
 def f1(preds, labels) -> float:
@@ -60,7 +67,7 @@ def test_no_threshold_of_a_label_is_better_than_the_fitted_one(tied):
     unfitted = 0
     for seed in range(200):
         scores = random_scores(seed, (1 + seed % 14, 5), tied=tied)
-        decision = fit_label_thresholds(scores)
+        decision = fit_labels(scores)
         preds = decision.apply(scores)
         for label in range(5):
             column, truth = scores.log_marginals[:, label], scores.labels[:, label]
@@ -83,7 +90,7 @@ def test_label_thresholds_lie_between_scores_and_as_near_to_half_as_ties_allow()
     probs = np.array([[0.8, 0.9, 0.2, 0.7], [0.6, 0.8, 0.9, 0.7], [0.2, 0.7, 0.8, 0.1], [0.1, 0.6, 0.7, 0.2]])
     probs = np.vstack([probs, [0.05, 0.3, 0.6, 0.3]])
     labels = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]], bool)
-    decision = fit_label_thresholds(validation(probs, labels))
+    decision = fit_labels(scored(probs, labels))
     expected = [math.sqrt(0.6 * 0.2), math.sqrt(0.6 * 0.3), 0.1, 0.5]
     np.testing.assert_allclose(np.exp(decision.log_thresholds), expected, rtol=1e-6)
     assert decision.num_unfitted == 1
@@ -96,13 +103,13 @@ def test_label_thresholds_tell_neighbouring_floats_apart(at):
     for _ in range(2):
         high = np.nextafter(low, np.float32(0))
         scores = of_log_marginals(np.array([[high], [low]]), np.array([[True], [False]]))
-        assert fit_label_thresholds(scores).apply(scores).tolist() == [[True], [False]]
+        assert fit_labels(scores).apply(scores).tolist() == [[True], [False]]
         low = high
 
 
 def test_a_label_whose_positives_have_probability_zero_stays_at_half():
-    scores = validation([[0.0, 0.9], [0.7, 0.2]], [[1, 1], [0, 0]])
-    decision = fit_label_thresholds(scores)
+    scores = scored([[0.0, 0.9], [0.7, 0.2]], [[1, 1], [0, 0]])
+    decision = fit_labels(scores)
     assert decision.num_unfitted == 1
     assert decision.apply(scores).tolist() == [[False, True], [True, False]]
 
@@ -125,7 +132,7 @@ def test_the_global_threshold_is_the_best_of_the_grid(metric):
     edges = 0
     for seed in range(25):
         scores = random_scores(seed, (1 + seed % 20, 4), tied=seed % 3 == 0)
-        decision = fit_global_threshold(scores, metric)
+        decision = fit_global(scores, metric)
         exact = scores.log_marginals.astype(np.float64)
         by_threshold = {t: REFERENCE[metric](scores.labels, exact > math.log(t)) for t in GRID}
         best = max(by_threshold.values())
@@ -144,24 +151,24 @@ def test_the_global_threshold_is_the_best_of_the_grid(metric):
 @pytest.mark.parametrize("metric", REFERENCE)
 def test_the_reported_value_is_the_metric_of_the_predictions(metric):
     scores = random_scores(7, (40, 6), tied=False)
-    decision = fit_global_threshold(scores, metric)
+    decision = fit_global(scores, metric)
     assert decision.value == label_metrics(decision.apply(scores), scores.labels, None)[metric]
 
 
 def test_equal_thresholds_go_to_the_one_nearest_to_half():
-    scores = validation([[0.1, 0.9], [0.9, 0.1]], [[0, 1], [1, 0]])
-    assert fit_global_threshold(scores, "micro_f1").threshold == 0.5
-    assert not fit_global_threshold(scores, "micro_f1").at_edge
+    scores = scored([[0.1, 0.9], [0.9, 0.1]], [[0, 1], [1, 0]])
+    assert fit_global(scores, "micro_f1").threshold == 0.5
+    assert not fit_global(scores, "micro_f1").at_edge
     # In floating point .7 − .5 is less than .5 − .3: the lower threshold wins all the same.
-    assert fit_global_threshold(scores, "micro_f1", (0.3, 0.7)).threshold == 0.3
+    assert fit_global(scores, "micro_f1", (0.3, 0.7)).threshold == 0.3
 
 
 def test_a_threshold_at_the_edge_of_the_grid_is_reported():
     # Only thresholds of .68 and more keep the negative out.
-    scores = validation([[0.9, 0.68]], [[1, 0]])
-    narrow = fit_global_threshold(scores, "micro_f1")
+    scores = scored([[0.9, 0.68]], [[1, 0]])
+    narrow = fit_global(scores, "micro_f1")
     assert (narrow.threshold, narrow.value, narrow.at_edge) == (0.70, 1.0, True)
-    wide = fit_global_threshold(scores, "micro_f1", (*GRID, 0.75))
+    wide = fit_global(scores, "micro_f1", (*GRID, 0.75))
     assert (wide.threshold, wide.at_edge) == (0.70, False)
 
 
@@ -169,12 +176,12 @@ def test_half_is_exact_on_the_log_scale():
     # float32 has log ½ as −0.69314718246, below the true −0.69314718056: it is not over ½, the next one is.
     half = np.float32(math.log(0.5))
     around = np.array([[BELOW_HALF, half, np.nextafter(half, np.float32(0))]])
-    scores = of_log_marginals(around, np.zeros((1, 3), bool), "test")
+    scores = of_log_marginals(around, np.zeros((1, 3), bool))
     assert Half().apply(scores).tolist() == [[False, False, True]]
     # A sigmoid's marginals follow the sign of its logit wherever float32 can tell them from ½.
     logits = np.array([[-88.0, -1.0, -1e-6, 0.0, 1e-6, 1.0, 88.0]], np.float32)
     log_marginals = np.asarray(jax.nn.log_sigmoid(jnp.asarray(logits)))
-    preds = Half().apply(of_log_marginals(log_marginals, np.zeros((1, 7), bool), "test"))
+    preds = Half().apply(of_log_marginals(log_marginals, np.zeros((1, 7), bool)))
     np.testing.assert_array_equal(preds, logits > 0)
 
 
@@ -183,7 +190,7 @@ def test_thresholds_compare_as_exact_numbers(threshold):
     nearest = np.float32(math.log(threshold))
     around = np.array([[np.nextafter(nearest, np.float32(side)), nearest] for side in (-np.inf, 0)])
     scores = of_log_marginals(around, np.ones((2, 2), bool))
-    decision = fit_global_threshold(scores, "micro_f1", (threshold,))
+    decision = fit_global(scores, "micro_f1", (threshold,))
     np.testing.assert_array_equal(decision.apply(scores), around.astype(np.float64) > math.log(threshold))
 
 
@@ -198,16 +205,16 @@ def test_one_threshold_for_all_labels_keeps_coherence_and_separate_ones_may_not(
     probs = rng.random((50, 15))
     for child, parent in zip(children, parents, strict=True):
         probs[:, child] *= probs[:, parent]
-    scores = validation(probs, rng.random((50, 15)) < probs)
-    for decision in (Half(), fit_global_threshold(scores, "macro_f1")):
+    scores = scored(probs, rng.random((50, 15)) < probs)
+    for decision in (Half(), fit_global(scores, "macro_f1")):
         preds = decision.apply(scores)
         assert preds.any()
         assert label_metrics(preds, scores.labels, (children, parents))["violation_rate"] == 0
-    preds = fit_label_thresholds(scores).apply(scores)
+    preds = fit_labels(scores).apply(scores)
     assert label_metrics(preds, scores.labels, (children, parents))["violation_rate"] > 0
 
 
-FITS = [fit_label_thresholds, lambda scores: fit_global_threshold(scores, "micro_f1")]
+FITS = [fit_label_thresholds, lambda counts: fit_global_threshold(counts, "micro_f1")]
 
 
 @pytest.fixture(params=[True, False], ids=["checked", "unchecked"])
@@ -220,27 +227,26 @@ def annotations_checked(request):
 
 @pytest.mark.usefixtures("annotations_checked")
 @pytest.mark.parametrize("fit", FITS)
-def test_only_validation_scores_are_fitted(fit):
+def test_only_validation_counts_are_fitted(fit):
     scores = random_scores(1, (6, 3), tied=False)
-    plain = SplitScores("validation", scores.log_marginals, scores.labels, scores.mode, "abc")
-    test = of_log_marginals(scores.log_marginals, scores.labels, "test")
-    for refused in (plain, test, scores.log_marginals):
-        with pytest.raises(TypeError, match="ValidationScores"):
+    counts = validation_counts(scores.log_marginals, scores.labels)
+    other = Evaluation({}, None, TopHits.of(scores.log_marginals, scores.labels), counts.ranks)
+    for refused in (other, counts.ranks, scores, scores.log_marginals, None):
+        with pytest.raises(TypeError, match="ValidationCounts"):
             fit(refused)
-    fit(scores)
+    fit(counts)
 
 
 @pytest.mark.parametrize("split", ["test", "train", "Validation"])
-def test_other_splits_make_no_validation_scores(split):
+def test_other_splits_make_no_validation_counts(split):
     scores = random_scores(1, (6, 3), tied=False)
     with pytest.raises(TypeError, match=split):
-        ValidationScores(split, scores.log_marginals, scores.labels, scores.mode, "abc")
-    assert type(of_log_marginals(scores.log_marginals, scores.labels, split)) is SplitScores
+        validation_counts(scores.log_marginals, scores.labels, split=split)
 
 
 def decisions():
     scores = random_scores(5, (30, 6), tied=False)
-    return [Half(), Mode(), fit_global_threshold(scores, "macro_f1"), fit_label_thresholds(scores)]
+    return [Half(), Mode(), fit_global(scores, "macro_f1"), fit_labels(scores)]
 
 
 @pytest.mark.parametrize("decision", decisions(), ids=lambda decision: decision.kind)
@@ -269,34 +275,16 @@ def test_json_of_no_decision_is_refused():
 
 def test_wrong_requests_are_refused():
     scores = random_scores(1, (6, 3), tied=False)
+    split = scored_split(scores.log_marginals[None], scores.mode[None], scores.labels)
     with pytest.raises(UserError, match="did you mean 'micro_f1'"):
-        fit_global_threshold(scores, "micro-f1")
+        evaluate_validation(split, 1, None, "micro-f1", GRID)
     for grid in [(), (0.5, 0.4), (0.4, 0.4), (0.0, 0.5), (0.5, 1.0), (float("nan"),)]:
         with pytest.raises(UserError, match="grid"):
-            fit_global_threshold(scores, "micro_f1", grid)
+            evaluate_validation(split, 1, None, "micro_f1", grid)
     with pytest.raises(UserError, match="thresholds of 3 labels for scores of 4"):
-        fit_label_thresholds(scores).apply(random_scores(1, (6, 4), tied=False))
-    with pytest.raises(UserError, match="NaN"):
-        of_log_marginals(np.full((1, 2), np.nan, np.float32), np.zeros((1, 2), bool))
-
-
-def test_collecting_drops_padding_and_keeps_the_order():
-    rng = np.random.default_rng(2)
-    scores = rng.standard_normal((4, 3, 2)).astype(np.float32)
-    labels, mode = rng.random((2, 4, 3, 2)) < 0.5
-    mask = np.array([[1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]], bool)
-    scores[~mask] = np.nan
-    given = (ScoredBatch(*map(jnp.asarray, batch)) for batch in zip(scores, labels, mode, mask, strict=True))
-    collected = collect_scores("test", given, "abc")
-    assert (collected.split, collected.fingerprint) == ("test", "abc")
-    np.testing.assert_array_equal(collected.log_marginals, scores[mask])
-    np.testing.assert_array_equal(collected.labels, labels[mask])
-    np.testing.assert_array_equal(collected.mode, mode[mask])
-    for empty in ([], [ScoredBatch(scores[0], labels[0], mode[0], np.zeros(3, bool))]):
-        with pytest.raises(UserError, match="no examples"):
-            collect_scores("test", empty, "abc")
+        fit_labels(scores).apply(random_scores(1, (6, 4), tied=False))
 
 
 def test_fitted_decisions_name_the_type_they_need():
     for fit in (fit_global_threshold, fit_label_thresholds):
-        assert inspect.signature(fit).parameters["scores"].annotation is ValidationScores
+        assert inspect.signature(fit).parameters["counts"].annotation is ValidationCounts

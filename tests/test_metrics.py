@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -14,9 +15,10 @@ from sklearn.metrics import (
     hamming_loss,
     precision_recall_fscore_support,
 )
+from small_scores import label_metrics, ranking_metrics, ranks_of, split_metrics
 
 from mlresearch.errors import UserError
-from mlresearch.metrics import LabelCounts, ScoreTable, label_metrics, split_metrics
+from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
 
 # Both sides add the same float64 ratios in another order; no sum here has more than a few hundred terms.
 TOLERANCE = 1e-12
@@ -128,7 +130,7 @@ def test_label_metrics_of_thousands_of_cases_equal_scikit_learn():
 def test_average_precision_equals_scikit_learn():
     seen = {"nothing true": 0, "absent label": 0, "ties": 0}
     for labels, _, scores in random_cases(2, 600):
-        actual = ScoreTable(scores, labels).compute()
+        actual = ranking_metrics(scores, labels)
         present = labels.any(axis=0)
         micro = macro = 0.0
         if present.any():
@@ -148,7 +150,7 @@ def test_precision_at_k_takes_the_first_of_equal_scores():
         if number % 3 == 0:
             scores = np.where(scores < -1, -np.inf, np.where(scores > -0.5, -0.0, scores)).astype(np.float32)
             scores[:, ::2] += 0.0  # zeros of both signs are equal
-        actual = ScoreTable(scores, labels).compute()
+        actual = ranking_metrics(scores, labels)
         for k in (1, 3, 5):
             if k > labels.shape[1]:
                 assert f"precision_at_{k}" not in actual
@@ -239,12 +241,12 @@ def test_any_split_into_batches_gives_the_same(batch, cuts, data):
             tolerance = TOLERANCE if field >= 8 else 0  # the last three are sums of ratios, the others counts
             np.testing.assert_allclose(actual, expected, rtol=tolerance)
 
-    tables = [ScoreTable.of(scores[part], labels[part], mask[part]) for part in parts]
-    one, *others = tables
-    for other in others:
-        one = one.merge(other)
-    expected = ScoreTable(scores[mask], labels[mask]).compute()
-    assert one.compute() == ScoreTable.concatenate(tables).compute() == expected
+    parts = [part for part in parts if part.start < part.stop]
+    tops = [TopHits.of(scores[part], labels[part]) for part in parts]
+    kept = functools.reduce(Positives.merge, [Positives.of(scores[part], labels[part]) for part in parts])
+    ranks = [Ranks.of(kept, scores[part], labels[part]) for part in reversed(parts)]
+    merged = functools.reduce(TopHits.merge, tops).compute() | functools.reduce(Ranks.merge, ranks).compute()
+    assert merged == ranking_metrics(scores, labels)  # to the last digit: all that is merged are counts
 
 
 @jax.jit
@@ -254,20 +256,18 @@ def count_on_device(preds, labels, mask, edges):
 
 @given(batch=batches(num_labels=5), rubbish=hnp.arrays(bool, (2, 16, 5)), data=st.data())
 def test_padding_rows_change_nothing(batch, rubbish, data):
-    labels, preds, scores = batch
+    labels, preds, _ = batch
     edges = np.array([1, 2, 4], np.int32), np.array([0, 0, 3], np.int32)
-    expected = split_metrics(scores, preds, labels, edges)
+    expected = label_metrics(preds, labels, edges)
 
     at = np.sort(data.draw(st.permutations(range(16)))[: len(labels)])
     mask = np.zeros(16, bool)
     mask[at] = True
     padded_labels, padded_preds = rubbish.copy()
-    padded_scores = np.full((16, 5), np.nan, np.float32)
-    padded_labels[at], padded_preds[at], padded_scores[at] = labels, preds, scores
+    padded_labels[at], padded_preds[at] = labels, preds
     on_device = (jnp.asarray(padded_preds), jnp.asarray(padded_labels), jnp.asarray(mask))
     counts = count_on_device(*on_device, tuple(map(jnp.asarray, edges)))
-    table = ScoreTable.of(jnp.asarray(padded_scores), on_device[1], on_device[2])
-    assert counts.compute() | table.compute() == pytest.approx(expected, rel=DEVICE_TOLERANCE)
+    assert counts.compute() == pytest.approx(expected, rel=DEVICE_TOLERANCE)
 
 
 @given(batch=batches(), data=st.data())
@@ -338,25 +338,35 @@ def test_host_counts_do_not_overflow():
     assert total.compute()["micro_precision"] == 0.5
 
 
-def test_long_splits_are_walked_in_blocks(monkeypatch):
-    labels, preds, scores = next(random_cases(5, 1))
-    expected = split_metrics(scores, preds, labels, None)
-    monkeypatch.setattr("mlresearch.metrics.BLOCK_ELEMENTS", 40)
-    assert split_metrics(scores, preds, labels, None) == pytest.approx(expected, rel=TOLERANCE)
-
-
 def test_nothing_to_evaluate_is_refused():
     cells = np.zeros((0, 3), bool)
     with pytest.raises(UserError, match="no examples"):
         label_metrics(cells, cells, None)
-    with pytest.raises(UserError, match="no examples"):
-        ScoreTable(np.zeros((0, 3), np.float32), cells).compute()
-    with pytest.raises(UserError, match="no examples"):
-        ScoreTable.concatenate([])
 
 
-def test_a_nan_score_is_refused_by_name():
-    scores = np.zeros((2, 3), np.float32)
-    scores[1, 2] = np.nan
-    with pytest.raises(UserError, match="label 2 in example 1 is NaN"):
-        ScoreTable(scores, np.zeros((2, 3), bool))
+@given(batch=batches())
+def test_ranks_are_those_of_a_search_over_all_cells(batch):
+    labels, _, scores = batch
+    ranks = ranks_of(scores, labels)
+    positives = ranks.positives
+    ids, values = positives.labels[positives.group].tolist(), positives.scores.tolist()
+    assert sorted(zip(ids, values, strict=True)) == list(zip(ids, values, strict=True))
+    assert sorted(zip(ids, values, strict=True)) == sorted(
+        (label, float(scores[row, label])) for row, label in np.argwhere(labels).tolist()
+    )
+    for at, (label, value) in enumerate(zip(ids, values, strict=True)):
+        column, true = scores[:, label], labels[:, label]
+        assert ranks.hits[at] == (true & (column >= value)).sum()
+        assert ranks.alarms[at] == (~true & (column >= value)).sum()
+        assert ranks.next_lower[at] == max([-np.inf, *column[column < value]])
+    for alarms, value in zip(ranks.all_alarms, positives.ranked, strict=True):
+        assert alarms == (~labels & (scores >= value)).sum()
+
+
+def test_zeros_of_both_signs_are_equal_and_infinite_scores_are_ranked():
+    scores = np.array([[0.0, np.inf], [-0.0, np.inf], [-np.inf, 1.0], [-np.inf, -np.inf]], np.float32)
+    labels = np.array([[1, 1], [0, 0], [1, 1], [0, 0]], bool)
+    ranks = ranks_of(scores, labels)
+    # First label: of 0, −0, −∞, −∞ the first and the third are true; second: of ∞, ∞, 1, −∞.
+    assert ranks.alarms.tolist() == [2, 1, 1, 1]
+    assert ranks.compute()["macro_average_precision"] == ((2 / 4 + 1 / 2) / 2 + (2 / 3 + 1 / 2) / 2) / 2

@@ -5,18 +5,20 @@ import json
 
 import numpy as np
 import pytest
+from small_scores import label_metrics, split_metrics
 from test_results import make_record, make_results, write_study
 
-from mlresearch import evaluate
+from mlresearch import predictions
 from mlresearch.cli import main
 from mlresearch.config import base_config, resolve
 from mlresearch.data.records import Dataset, Records
-from mlresearch.decisions import GlobalThreshold, Half, SplitScores
+from mlresearch.decisions import GlobalThreshold, Half
 from mlresearch.definitions import HIGHER, LOWER
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets, LabelSpace
-from mlresearch.metrics import label_metrics, split_metrics
+from mlresearch.predictions import Predictions
+from mlresearch.scored import ScoredRows
 from mlresearch.study import Study
 from mlresearch.tables import Table
 from mlresearch.tables.outcomes import OutcomeReader, read_outcomes
@@ -47,15 +49,24 @@ def make_dataset(kind, num_examples=40, num_labels=8):
     return Dataset("made/up", {"test": records}, LabelSpace(names, names), parents, "print", {})
 
 
+def write(folder, scores, mode, labels, known=None):
+    """Write predictions as a run does, and return what it said."""
+    rows = ScoredRows(np.arange(len(labels)), scores, mode, np.zeros(len(labels)), labels, known)
+    kept = Predictions(*scores.shape)
+    for part in np.array_split(np.random.default_rng(3).permutation(len(labels)), 4):  # in any order
+        kept.add(ScoredRows(*(of if of is None else of[part] for of in rows)))
+    kept.write(folder, "test")
+    return rows
+
+
 def store(folder, dataset):
     """Write random predictions as a run does, and return their scores."""
     rng = np.random.default_rng(2)
     labels, num_labels = dataset.splits["test"].labels, dataset.label_space.num_labels
     scores = np.log(rng.random((len(labels), num_labels)).round(1) + 0.01).astype(np.float32)  # with ties
     mode = rng.random(scores.shape) < 0.4
-    made = SplitScores("test", scores, labels.multi_hot(num_labels), mode, "print/test", labels.known(num_labels))
     folder.mkdir(exist_ok=True)
-    evaluate.write_predictions(folder, made)
+    made = write(folder, scores, mode, labels.multi_hot(num_labels), labels.known(num_labels))
     stored = {"mode": {"kind": "mode"}} | {name: decision.to_json() for name, decision in DECISIONS.items()}
     (folder / "decisions.json").write_text(json.dumps(stored))
     return made
@@ -90,8 +101,9 @@ def test_a_resample_has_the_metrics_of_its_rows(kind, group, tmp_path):
 
 def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
     dataset = make_dataset("hierarchy")
-    monkeypatch.setattr(evaluate, "FULL_SCORES", 7)
-    monkeypatch.setattr(evaluate, "TOP_SCORES", 7)
+    monkeypatch.setattr(predictions, "FULL_SCORES", 7)
+    monkeypatch.setattr(predictions, "TOP_SCORES", 7)
+    monkeypatch.setattr("mlresearch.tables.outcomes.BLOCK_CELLS", 24)
     scores = store(tmp_path, dataset)
     with np.load(tmp_path / "predictions_test.npz") as stored:
         assert stored["log_marginals"].shape == (40, 7)
@@ -144,11 +156,10 @@ def runs(tmp_path_factory, data_dir):
         rng = np.random.default_rng(number)
         wrong = rng.random(labels.shape) < (0.3 if run.row == "independent" else 0.02)
         scores = np.log(np.where(labels ^ wrong, 0.9, 0.1)).astype(np.float32)
-        made = SplitScores("test", scores, labels, labels ^ wrong, "p")
         run_id = run.run_id(dataset.fingerprint)
         target = folder / "runs" / run_id
         target.mkdir(parents=True)
-        evaluate.write_predictions(target, made)
+        write(target, scores, labels ^ wrong, labels)
         metrics = split_metrics(scores, labels ^ wrong, labels, edges)
         values = {place: metrics[place.rpartition(".")[2]] for place in PLACES}
         record = make_record(run.seed, fingerprint=dataset.fingerprint, **values)

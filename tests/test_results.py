@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_scores import split_metrics
 
 from mlresearch.cli import main
 from mlresearch.commands.train import row
 from mlresearch.definitions import HIGHER, LOWER, NEITHER, define, direction, title
 from mlresearch.errors import UserError
-from mlresearch.metrics import split_metrics
 from mlresearch.study import Study
 from mlresearch.tables import COLUMNS, Table
 from mlresearch.tables.agreement import compare
@@ -378,7 +378,8 @@ def test_every_reported_metric_is_defined_and_has_a_direction():
     edges = (np.array([1]), np.array([0]))
     reported = set(split_metrics(scores, scores > 0.5, labels, edges)) | {"mean"}
     assert reported == set(HIGHER | LOWER | NEITHER)
-    perfect, worst = (split_metrics(s, p, labels, None) for s, p in ((labels * 1.0, labels), (labels * -1.0, ~labels)))
+    sure = labels.astype(np.float32)
+    perfect, worst = (split_metrics(s, p, labels, None) for s, p in ((sure, labels), (-sure, ~labels)))
     for name in perfect:
         sign = direction(f"test.mode.{name}")
         assert sign == (0 if name in NEITHER else 1 if perfect[name] > worst[name] else -1), name

@@ -1,5 +1,6 @@
 """Unknown labels (NaN) and soft labels (probabilities), from the batch to the loss, the metrics and the decisions."""
 
+import functools
 import itertools
 import math
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, hamming_loss, precision_recall_fscore_support
+from small_scores import label_metrics, split_metrics, validation_counts
 from test_heads import all_sets, distribution, every_head, hierarchies, make_head, random_scores
 from test_hierarchy import random_dag, reach
 
@@ -18,18 +20,15 @@ from mlresearch.data.pipeline import Batches, EncodedSplit
 from mlresearch.decisions import (
     GRID,
     METRIC_SIGN,
-    ScoredBatch,
-    ValidationScores,
-    collect_scores,
     fit_global_threshold,
     fit_label_thresholds,
 )
 from mlresearch.errors import UserError
-from mlresearch.evaluate import fit_decisions, report, score_split
+from mlresearch.evaluate import evaluate_validation, score_split
 from mlresearch.heads import check_label_values
 from mlresearch.label_space import LabelSets
 from mlresearch.losses.binary_cross_entropy import Loss
-from mlresearch.metrics import LabelCounts, ScoreTable, label_metrics, split_metrics
+from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
 from mlresearch.step import Scored, multi_hot
 
 ROWS = 120
@@ -144,7 +143,7 @@ def test_gradients_with_unknown_labels_equal_finite_differences(name, options, f
             lambda scores: (jax.lax.map(losses, scores + steps), jax.lax.map(losses, scores - steps))
         )(scores)
         differences = jnp.where(jnp.isfinite(loss), above - below, 0.0) / 2e-6
-        np.testing.assert_allclose(gradient[..., 0], differences.T, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(gradient.sum(-1), differences.T, rtol=1e-5, atol=1e-6)
 
 
 @every_head
@@ -298,11 +297,13 @@ def test_scores_of_a_split_know_what_is_known():
         cells = jnp.full((1, 2, 4), math.log(0.4))  # one run
         return Scored(cells, cells > 0, jnp.ones((1, 2)))
 
-    [(scores, loss)] = score_split(score, batches, "validation", "abc")
-    assert loss == 1
+    scored = score_split(score, batches, "validation", "abc")
+    [[scores]] = scored
     np.testing.assert_array_equal(scores.labels, DENSE > 0.5)
     np.testing.assert_array_equal(scores.known, ~np.isnan(DENSE))
-    metrics = report(scores, loss, fit_decisions(scores, "micro_f1", GRID), None)
+    [(found, _)] = evaluate_validation(scored, 1, None, "micro_f1", GRID)
+    metrics = found.metrics()
+    assert metrics["loss"] == {"mean": 1}
     assert metrics["half"]["hamming_loss"] == 2 / 11  # two labels on of eleven known, none predicted
 
 
@@ -376,11 +377,9 @@ def edges_of(labels):
     return np.array([labels.shape[1] - 1]), np.array([0])
 
 
-def test_metrics_equal_scikit_learn_on_known_cells(monkeypatch):
+def test_metrics_equal_scikit_learn_on_known_cells():
     left_out = 0
-    for number, (scores, preds, labels, known) in enumerate(random_cells(1, 50)):
-        if number == 25:
-            monkeypatch.setattr("mlresearch.metrics.BLOCK_ELEMENTS", 20)
+    for scores, preds, labels, known in random_cells(1, 50):
         actual = split_metrics(scores, preds, labels, edges_of(labels), known)
         expected = reference(scores, preds, labels, known)
         assert actual == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
@@ -420,17 +419,16 @@ def test_one_batch_equals_two(cells, scores, mask, cut):
     expected = split_metrics(scores[mask], preds[mask], labels[mask], edges, known[mask])
     parts = [slice(0, cut), slice(cut, 12)]
     one, two = (LabelCounts.of(preds[part], labels[part], mask[part], edges, known[part]) for part in parts)
-    table, other = (ScoreTable.of(scores[part], labels[part], mask[part], known[part]) for part in parts)
-    assert one.merge(two).compute() | table.merge(other).compute() == pytest.approx(expected, rel=TOLERANCE)
+    blocks = [(scores[part][mask[part]], labels[part][mask[part]], known[part][mask[part]]) for part in parts]
+    blocks = [block for block in blocks if len(block[0])]
+    kept = functools.reduce(Positives.merge, [Positives.of(*block) for block in blocks])
+    ranks = functools.reduce(Ranks.merge, [Ranks.of(kept, *block) for block in blocks])
+    tops = functools.reduce(TopHits.merge, [TopHits.of(*block) for block in blocks])
+    merged = one.merge(two).compute() | ranks.compute() | tops.compute()
+    assert merged == pytest.approx(expected, rel=TOLERANCE)
     on_device = count_on_device(*map(jnp.asarray, (preds, labels, mask)), tuple(map(jnp.asarray, edges)), known)
     expected = {name: value for name, value in expected.items() if "average" not in name and "_at_" not in name}
     assert on_device.compute() == pytest.approx(expected, rel=1e-6)
-
-
-def test_tables_with_and_without_unknown_cells_merge():
-    [(scores, _, labels, known)] = itertools.islice(random_cells(5, 20), 1)
-    whole = ScoreTable(scores, labels).merge(ScoreTable(scores, labels, known))
-    np.testing.assert_array_equal(whole.known, np.concatenate([np.ones_like(known), known]))
 
 
 def test_nothing_known_is_nothing_to_evaluate():
@@ -442,15 +440,11 @@ def test_nothing_known_is_nothing_to_evaluate():
 # Decisions
 
 
-def validation(scores, labels, known) -> ValidationScores:
-    return collect_scores("validation", [ScoredBatch(scores, labels, labels, np.ones(len(labels), bool), known)], "abc")
-
-
 @pytest.mark.parametrize("metric", METRIC_SIGN)
 def test_the_global_threshold_is_the_best_for_known_cells(metric):
     for scores, _, labels, known in random_cells(6, 25):
-        split = validation(scores, labels, known)
-        decision = fit_global_threshold(split, metric, (0.1, 0.3, 0.5, 0.7))
+        counts = validation_counts(scores, labels, known, grid=(0.1, 0.3, 0.5, 0.7))
+        decision = fit_global_threshold(counts, metric)
         values = [
             label_metrics(scores.astype(np.float64) > math.log(threshold), labels, None, known)[metric]
             for threshold in decision.grid
@@ -461,24 +455,11 @@ def test_the_global_threshold_is_the_best_for_known_cells(metric):
 
 def test_label_thresholds_are_those_of_the_known_examples():
     for scores, _, labels, known in random_cells(7, 40):
-        fitted = fit_label_thresholds(validation(scores, labels, known))
+        fitted = fit_label_thresholds(validation_counts(scores, labels, known))
         alone = [
-            fit_label_thresholds(validation(scores[of, at : at + 1], labels[of, at : at + 1], None)).log_thresholds[0]
+            fit_label_thresholds(validation_counts(scores[of, at : at + 1], labels[of, at : at + 1])).log_thresholds[0]
             if of.any()
             else np.float32(math.log(0.5))
             for at, of in enumerate(known.T)
         ]
         np.testing.assert_allclose(fitted.log_thresholds, alone, rtol=1e-6)
-
-
-def test_collecting_keeps_what_is_known():
-    rng = np.random.default_rng(8)
-    labels, mode, known = rng.random((3, 2, 4, 3)) < 0.5
-    scores, mask = np.zeros((2, 4, 3), np.float32), np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
-    batches = [
-        ScoredBatch(scores[0], labels[0], mode[0], mask[0]),
-        ScoredBatch(scores[1], labels[1], mode[1], mask[1], jnp.asarray(known[1])),
-    ]
-    collected = collect_scores("test", batches, "abc")
-    np.testing.assert_array_equal(collected.known, np.concatenate([np.ones((3, 3), bool), known[1][mask[1]]]))
-    assert collect_scores("test", batches[:1], "abc").known is None

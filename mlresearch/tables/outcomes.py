@@ -11,11 +11,12 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from mlresearch.data.records import Dataset
-from mlresearch.decisions import SplitScores
+from mlresearch.decisions import Decision
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import PRECISION_AT, Edges, LabelCounts
+from mlresearch.metrics import PRECISION_AT, Edges, ExampleValues, LabelCounts
+from mlresearch.scored import BLOCK_CELLS, Said, ScoredSplit
 from mlresearch.workdir import read_decisions
 
 Sparse: TypeAlias = scipy.sparse.csr_array
@@ -28,9 +29,9 @@ SPLIT = "test"
 class Outcome:
     """Predictions of one decision against the truth, among known labels.
 
-    hits, predicted, true, unknown: sparse 0/1 [examples, labels]. counted: whether an example has a known label; exact:
-    whether all of these are right; precision, recall, f1: the example's own; orphaned: whether a child is predicted
-    without one of its parents, None where there is no hierarchy. All of them are those of `metrics.LabelCounts`.
+    hits, predicted, true, unknown: sparse 0/1 [examples, labels]. counted: whether an example has a known label;
+    orphaned: whether a child is predicted without one of its parents, None where there is no hierarchy. All of them are
+    those of `metrics.LabelCounts`.
     """
 
     hits: Sparse
@@ -38,10 +39,7 @@ class Outcome:
     true: Sparse
     unknown: Sparse
     counted: np.ndarray
-    exact: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    f1: np.ndarray
+    values: ExampleValues
     orphaned: np.ndarray | None
 
     @classmethod
@@ -58,10 +56,7 @@ class Outcome:
         num_hits, num_preds, num_true = (matrix.sum(axis=1) for matrix in (hits, preds, true))
         return cls(
             *(hits, preds, true, unknown, counted),
-            exact=(num_hits == num_preds) & (num_hits == num_true) & counted,
-            precision=num_hits / np.maximum(num_preds, 1),
-            recall=num_hits / np.maximum(num_true, 1),
-            f1=np.where(num_preds + num_true == 0, 1.0, 2 * num_hits / np.maximum(num_preds + num_true, 1)) * counted,
+            values=ExampleValues.of(num_hits, num_preds, num_true, counted),
             orphaned=orphaned,
         )
 
@@ -73,7 +68,7 @@ class Outcome:
         )
         # An example without a known label adds to `unknown` for every label, but counts nowhere.
         known = weights.sum(axis=1)[:, None] - unknown
-        exact, precision, recall, f1 = (weights @ each for each in (self.exact, self.precision, self.recall, self.f1))
+        exact, precision, recall, f1 = (weights @ each for each in self.values)
         none = np.zeros_like(examples)
         checked, violations = (none, none) if self.orphaned is None else (examples, weights @ self.orphaned)
         for at in range(len(weights)):
@@ -144,7 +139,7 @@ class OutcomeReader:
 
 
 def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Path, places: Sequence[str]) -> Outcomes:
-    """Return the outcomes of predictions as `evaluate.write_predictions` stored them.
+    """Return the outcomes of predictions as `Predictions.write` stored them.
 
     Where only the most probable labels were stored, the others count as impossible.
     """
@@ -155,27 +150,39 @@ def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Pa
     if len(offsets) != len(labels) + 1:
         raise UserError(f"{folder} holds predictions of {len(offsets) - 1} examples, the split has {len(labels)}")
     mode = Sparse((np.ones(len(ids), np.int64), ids, offsets), shape=(len(labels), num_labels))
-    preds = {"mode": mode}
     groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
-    decisions = read_decisions(folder) if groups - {"mode", "ranking", "loss"} else {}
-    if decisions:
-        log_marginals = stored["log_marginals"]
-        if "label_ids" in stored:
-            log_marginals = np.full((len(labels), num_labels), -np.inf, np.float32)
-            np.put_along_axis(log_marginals, stored["label_ids"], stored["log_marginals"], 1)
-        true, known = labels.multi_hot(num_labels), labels.known(num_labels)
-        scores = SplitScores(SPLIT, log_marginals, true, mode.toarray() > 0, dataset.fingerprint, known)
-        preds |= {
-            name: Sparse(decision.apply(scores).astype(np.int64))
-            for name, decision in decisions.items()
-            if name in groups
-        }
+    preds = {"mode": mode}
+    if thresholds := groups - {"mode", "ranking", "loss"}:
+        decisions = {name: decision for name, decision in read_decisions(folder).items() if name in thresholds}
+        scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, mode))
+        preds |= _decide(decisions, scored)
     return Outcomes(
         len(labels),
         num_labels,
         {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items() if name in groups},
         {} if "ranking" not in groups or labels.has_unknown else _precision_at(stored, labels, num_labels),
     )
+
+
+def _said(stored: Mapping[str, np.ndarray], mode: Sparse) -> Iterator[Said]:
+    """Yield what was stored of a few examples at a time, in order; no losses were."""
+    height = max(BLOCK_CELLS // mode.shape[1], 1)
+    for start in range(0, mode.shape[0], height):
+        rows = np.arange(start, min(start + height, mode.shape[0]))
+        log_marginals = stored["log_marginals"][rows]
+        if "label_ids" in stored:
+            top, log_marginals = log_marginals, np.full((len(rows), mode.shape[1]), -np.inf, np.float32)
+            np.put_along_axis(log_marginals, stored["label_ids"][rows], top, 1)
+        yield rows, log_marginals[None], mode[rows].toarray()[None] > 0, np.full((1, len(rows)), np.nan)
+
+
+def _decide(decisions: Mapping[str, Decision], scored: ScoredSplit) -> dict[str, Sparse]:
+    """Return the predictions of one run's decisions by name; blocks are in the split's order."""
+    parts: dict[str, list[Sparse]] = {name: [] for name in decisions}
+    for [scores] in scored:
+        for name, decision in decisions.items():
+            parts[name].append(Sparse(decision.apply(scores).astype(np.int64)))
+    return {name: Sparse(scipy.sparse.vstack(of_blocks)) for name, of_blocks in parts.items()}
 
 
 def _precision_at(stored: Mapping[str, np.ndarray], labels: LabelSets, num_labels: int) -> dict[int, np.ndarray]:

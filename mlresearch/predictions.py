@@ -1,0 +1,58 @@
+"""What a run says of every example of a split, as its folder keeps it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlresearch.files import write_bytes
+from mlresearch.scored import ScoredRows
+
+FULL_SCORES = 1000
+"""Above so many labels, stored predictions are the most probable `TOP_SCORES` an example."""
+
+TOP_SCORES = 100
+
+
+class Predictions:
+    """Log-marginals and modes of a split, gathered a few examples at a time."""
+
+    def __init__(self, num_examples: int, num_labels: int) -> None:
+        top = num_labels > FULL_SCORES
+        shape = (num_examples, TOP_SCORES if top else num_labels)
+        self._log_marginals = np.empty(shape, np.float32)
+        self._label_ids = np.empty(shape, np.int32) if top else None
+        self._mode: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, scores: ScoredRows) -> None:
+        """Take in some examples."""
+        rows, values = scores.rows, scores.log_marginals
+        at, ids = np.nonzero(scores.mode)
+        self._mode.append((rows[at], ids.astype(np.int32)))
+        if self._label_ids is not None:
+            top = np.argpartition(-values, TOP_SCORES, axis=1)[:, :TOP_SCORES]
+            values = np.take_along_axis(values, top, 1)
+            order = np.argsort(-values, axis=1, kind="stable")
+            self._label_ids[rows] = np.take_along_axis(top, order, 1)
+            values = np.take_along_axis(values, order, 1)
+        self._log_marginals[rows] = values
+
+    def write(self, folder: Path, split: str) -> None:
+        """Write ``predictions_<split>.npz``, rows in the split's order.
+
+        log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose
+        ids stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets.
+        """
+        rows, ids = (np.concatenate(parts) for parts in zip(*self._mode, strict=True))
+        order = np.argsort(rows, kind="stable")
+        stored: dict[str, Any] = {
+            "mode_ids": ids[order],
+            "mode_offsets": np.searchsorted(rows[order], np.arange(len(self._log_marginals) + 1)),
+            "log_marginals": self._log_marginals,
+        }
+        if self._label_ids is not None:
+            stored["label_ids"] = self._label_ids
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **stored)
+        write_bytes(folder / f"predictions_{split}.npz", buffer.getvalue())

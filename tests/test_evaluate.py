@@ -1,0 +1,272 @@
+"""Passes over blocks against whole matrices, scikit-learn and themselves, whatever the blocks and wherever they are."""
+
+import math
+import tracemalloc
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score, f1_score
+from small_scores import label_metrics, label_sets, scored_split, split_metrics, validation_counts
+
+from mlresearch.data.pipeline import Batches, EncodedSplit
+from mlresearch.decisions import GRID, fit_global_threshold, fit_label_thresholds
+from mlresearch.errors import UserError
+from mlresearch.evaluate import evaluate, evaluate_validation, score_split, validation_metrics
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
+from mlresearch.scored import ScoredSplit
+from mlresearch.step import Scored
+
+# Sums of float64 ratios or losses in another order; all else are counts, and equal to the last digit.
+TOLERANCE = 1e-12
+SUMS = {"example_precision", "example_recall", "example_f1", "mean"}
+
+HIERARCHY = LabelHierarchy.from_edges("abcdef", np.array([[1, 0], [2, 0], [4, 3]]))
+
+
+def made_up(seed=0, examples=53, runs=2, *, unknown=True, decimals=1):
+    """Scores of runs with ties and probabilities of 0, modes, losses, and a truth with a label that is nowhere on."""
+    rng = np.random.default_rng(seed)
+    shape = (runs, examples, HIERARCHY.num_labels)
+    labels = rng.random(shape[1:]) < rng.random(shape[2])
+    labels[:, 3] = False
+    with np.errstate(divide="ignore"):
+        scores = np.log((rng.random(shape) + labels).clip(0, 1.5).round(decimals) / 1.5).astype(np.float32)
+    known = rng.random(shape[1:]) < 0.8 if unknown else None
+    losses = rng.random(shape[:2]).astype(np.float32)
+    return scores, rng.random(shape) < 0.4, labels, known, losses
+
+
+def assert_equal_metrics(found, expected):
+    assert found.keys() == expected.keys()
+    for group, numbers in expected.items():
+        assert found[group].keys() == numbers.keys()
+        for name, value in numbers.items():
+            if name in SUMS:
+                assert found[group][name] == pytest.approx(value, rel=TOLERANCE)
+            else:
+                assert found[group][name] == value, (group, name)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_passes_report_what_whole_matrices_have(unknown, monkeypatch):
+    monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 40)
+    edges = HIERARCHY.children, HIERARCHY.parents
+    scores, modes, labels, known, losses = made_up(unknown=unknown)
+    validation = scored_split(scores, modes, labels, known, losses=losses)
+    found = evaluate_validation(validation, 2, HIERARCHY, "macro_f1", GRID)
+    truth = labels if known is None else labels & known  # what is unknown has no truth
+    for run, (evaluation, decisions) in enumerate(found):
+        counts = validation_counts(scores[run], truth, known, grid=GRID)
+        fitted = fit_global_threshold(counts, "macro_f1"), fit_label_thresholds(counts)
+        assert decisions["global_threshold"].threshold == fitted[0].threshold
+        assert decisions["global_threshold"].fitted_on == "abc/validation"
+        np.testing.assert_array_equal(decisions["label_thresholds"].log_thresholds, fitted[1].log_thresholds)
+        preds = {
+            "mode": modes[run],
+            "half": scores[run] > math.log(0.5),
+            "global_threshold": scores[run] > math.log(fitted[0].threshold),
+            "label_thresholds": scores[run] > fitted[1].log_thresholds,
+        }
+        expected = {name: label_metrics(of, truth, edges, known) for name, of in preds.items()}
+        ranking = split_metrics(scores[run], modes[run], truth, None, known)
+        expected["ranking"] = {name: ranking[name] for name in ranking if "average" in name or "_at_" in name}
+        expected["loss"] = {"mean": float(np.mean(losses[run], dtype=np.float64))}
+        assert list(evaluation.metrics()) == list(expected)
+        assert_equal_metrics(evaluation.metrics(), expected)
+
+
+def test_average_precision_and_the_best_f1_are_scikit_learn_s():
+    for seed in range(20):
+        scores, modes, labels, _, _ = made_up(seed, examples=30, runs=1, unknown=False, decimals=1 + seed % 3)
+        [(found, decisions)] = evaluate_validation(scored_split(scores, modes, labels), 1, None, "micro_f1", GRID)
+        ranking = found.metrics()["ranking"]
+        present = labels.any(axis=0)
+        finite = np.maximum(scores[0], -1e30)  # which scikit-learn asks for; probability 0 stays lowest
+        columns = zip(labels.T[present], finite.T[present], strict=True)
+        macro = np.mean([average_precision_score(*column) for column in columns])
+        assert ranking["micro_average_precision"] == pytest.approx(
+            average_precision_score(labels.ravel(), finite.ravel()), rel=TOLERANCE
+        )
+        assert ranking["macro_average_precision"] == pytest.approx(macro, rel=TOLERANCE)
+        exact = scores[0].astype(np.float64)
+        micro = {at: f1_score(labels, exact > math.log(at), average="micro", zero_division=0) for at in GRID}
+        assert micro[decisions["global_threshold"].threshold] == max(micro.values())
+        assert found.metrics()["global_threshold"]["micro_f1"] == pytest.approx(max(micro.values()), rel=TOLERANCE)
+
+
+@given(
+    cells=hnp.arrays(bool, (3, 12, 6)),
+    scores=hnp.arrays(np.float32, (1, 12, 6), elements=st.sampled_from([-np.inf, -2.0, -0.7, -0.5, -0.0, 0.0])),
+    order=st.permutations(range(12)),
+    batch=st.integers(1, 12),
+    cells_a_block=st.integers(1, 80),
+    kept=st.booleans(),
+)
+def test_blocks_their_order_and_scoring_again_change_nothing(cells, scores, order, batch, cells_a_block, kept):
+    labels, modes, known = cells
+    if not known.any():
+        return
+    expected = evaluate_validation(
+        scored_split(scores, modes[None], labels, known, batch=12), 1, HIERARCHY, "micro_f1", GRID
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlresearch.scored.BLOCK_CELLS", cells_a_block)
+        patch.setattr("mlresearch.scored.KEPT_BYTES", 1 << 20 if kept else 0)
+        split = scored_split(scores, modes[None], labels, known, batch=batch, order=np.array(order))
+        found = evaluate_validation(split, 1, HIERARCHY, "micro_f1", GRID)
+    assert_equal_metrics(found[0][0].metrics(), expected[0][0].metrics())
+    for name, decision in expected[0][1].items():
+        assert found[0][1][name].to_json() == decision.to_json()
+
+
+def counted(monkeypatch, kept_bytes):
+    """A split that counts how often it is scored, in blocks of 4 examples."""
+    monkeypatch.setattr("mlresearch.scored.KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 24)
+    scores, modes, labels, known, losses = made_up(examples=20)
+    times = []
+
+    def score():
+        times.append(1)
+        yield np.arange(20), scores, modes, losses
+
+    return times, lambda: ScoredSplit("validation", "abc", label_sets(labels, known), 6, score)
+
+
+@pytest.mark.parametrize(("kept_bytes", "passes"), [(20 * 6 * 7, (1, 1, 1, 1)), (20 * 6 * 7 - 1, (1, 2, 2, 3))])
+def test_a_split_is_scored_once_where_it_can_be_kept_and_once_a_pass_elsewhere(kept_bytes, passes, monkeypatch):
+    times, make = counted(monkeypatch, kept_bytes)
+    runs = [
+        lambda: validation_metrics(make(), 2, "mode", HIERARCHY),
+        lambda: validation_metrics(make(), 2, "ranking", HIERARCHY),
+        lambda: evaluate(make(), [{}, {}], HIERARCHY),
+        lambda: evaluate_validation(make(), 2, HIERARCHY, "micro_f1", GRID),
+    ]
+    for run, expected in zip(runs, passes, strict=True):
+        times.clear()
+        run()
+        assert len(times) == expected
+
+
+def test_a_pass_that_was_broken_off_is_not_kept(monkeypatch):
+    times, make = counted(monkeypatch, 1 << 20)
+    split = make()
+    next(iter(split))
+    assert sum(len(block[0].rows) for block in split) == 20
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("group", ["mode", "half", "ranking", "loss"])
+def test_what_is_watched_is_what_is_reported(group):
+    scores, modes, labels, known, losses = made_up()
+    split = scored_split(scores, modes, labels, known, losses=losses)
+    watched = validation_metrics(split, 2, group, HIERARCHY)
+    for own, (evaluation, _) in zip(watched, evaluate_validation(split, 2, HIERARCHY, "micro_f1", GRID), strict=True):
+        reported = evaluation.metrics()
+        assert own == {f"{group}.{name}": value for name, value in reported[group].items()} | {
+            "loss.mean": reported["loss"]["mean"]
+        }
+
+
+def test_a_run_that_has_diverged_has_no_numbers_and_harms_no_other(monkeypatch):
+    monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 60)
+    scores, modes, labels, known, _ = made_up(runs=3)
+    expected = evaluate_validation(scored_split(scores[::2], modes[::2], labels, known), 2, None, "micro_f1", GRID)
+    scores[1, 40, 2] = np.nan
+    split = scored_split(scores, modes, labels, known)
+    first, second, third = evaluate_validation(split, 3, None, "micro_f1", GRID)
+    assert second is None
+    assert evaluate(split, [{}] * 3, None)[1] is None
+    assert validation_metrics(split, 3, "ranking", None)[1] is None
+    for found, wanted in zip((first, third), expected, strict=True):
+        assert_equal_metrics(found[0].metrics(), wanted[0].metrics())
+
+
+def test_an_infinite_loss_is_none():
+    scores, modes, labels, _, losses = made_up()
+    losses[0, 3] = np.inf
+    first, second = evaluate(scored_split(scores, modes, labels, losses=losses), [{}, {}], None)
+    assert first.loss is None
+    assert second.loss == pytest.approx(losses[1].mean(dtype=np.float64), rel=TOLERANCE)
+
+
+def test_where_nothing_is_positive_nothing_is_found():
+    scores, modes, labels, _, _ = made_up(runs=1)
+    [(found, decisions)] = evaluate_validation(
+        scored_split(scores, modes, np.zeros_like(labels)), 1, None, "micro_f1", GRID
+    )
+    ranking = found.metrics()["ranking"]
+    assert ranking["micro_average_precision"] == ranking["macro_average_precision"] == ranking["precision_at_1"] == 0
+    assert decisions["label_thresholds"].num_unfitted == 6
+
+
+def test_thresholds_are_tried_on_validation_alone():
+    scores, modes, labels, _, _ = made_up(runs=1)
+    for split in ("test", "train"):
+        with pytest.raises(TypeError, match=split):
+            evaluate_validation(scored_split(scores, modes, labels, split=split), 1, None, "micro_f1", GRID)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(UserError, match="no examples"):
+        scored_split(np.zeros((1, 0, 3), np.float32), np.zeros((1, 0, 3), bool), np.zeros((0, 3), bool))
+
+
+def test_batches_are_scored_without_their_padding_and_find_their_places():
+    lengths = np.array([3, 20, 5, 30, 8, 17, 2], np.int32)
+    split = EncodedSplit(LabelSets.from_rows([[at % 3] for at in range(7)]), lengths, np.zeros((7, 32), np.int32))
+    batches = Batches(split, num_labels=3, batch_size=2, buckets=(8, 32))
+
+    def score(batch):  # says which example it is, and NaN of padding
+        value = jnp.where(batch.mask, -1.0 - batch.rows, jnp.nan)
+        cells = jnp.broadcast_to(value[None, :, None], (2, 2, 3))
+        return Scored(cells, cells < -3, jnp.broadcast_to(value, (2, 2)))
+
+    scored = score_split(score, batches, "test", "abc")
+    blocks = list(scored)
+    assert [len(block) for block in blocks] == [2]
+    for of_run in blocks[0]:
+        assert sorted(of_run.rows.tolist()) == list(range(7))
+        np.testing.assert_array_equal(of_run.log_marginals, np.broadcast_to(-1.0 - of_run.rows[:, None], (7, 3)))
+        np.testing.assert_array_equal(of_run.mode, of_run.log_marginals < -3)
+        np.testing.assert_array_equal(of_run.loss, -1.0 - of_run.rows)
+        np.testing.assert_array_equal(of_run.labels.argmax(axis=1), of_run.rows % 3)
+        assert of_run.known is None
+        assert of_run.log_marginals.dtype == np.float32
+
+
+def peak_bytes(examples, num_labels):
+    """The most that is held at once while a long split is evaluated that is made as it is asked for."""
+    rng = np.random.default_rng(0)
+    noise = np.log(rng.random(num_labels + examples, np.float32))
+    labels = LabelSets(rng.integers(num_labels, size=examples).astype(np.int32), np.arange(examples + 1))
+
+    def score():
+        for start in range(0, examples, 16):
+            rows = np.arange(start, start + 16)
+            scores = np.stack([noise[row : row + num_labels] for row in rows])[None]
+            yield rows, scores, scores > -0.1, np.zeros((1, 16), np.float32)
+
+    tracemalloc.start()
+    try:
+        evaluate_validation(ScoredSplit("validation", "", labels, num_labels, score), 1, None, "micro_f1", GRID)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_that_of_positives_and_of_a_block_not_of_the_split(monkeypatch):
+    monkeypatch.setattr("mlresearch.scored.KEPT_BYTES", 0)
+    monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 1 << 14)
+    num_labels = 1000
+    peak_bytes(64, num_labels)  # what is imported and compiled on the way
+    short, long = peak_bytes(256, num_labels), peak_bytes(1024, num_labels)
+    scores_alone = 4 * num_labels * (1024 - 256)
+    assert long - short < 256 * (1024 - 256)  # a positive an example, in some arrays of 8 bytes each
+    assert long - short < scores_alone / 10
+    assert long < scores_alone
