@@ -44,7 +44,7 @@ class InputSpec:
 class Inputs:
     """A batch of model inputs, NumPy on the host; a field is None where the data set has none.
 
-    tokens: int32 subword ids, 0 where padded. token_mask: True = real. features: numeric columns, standardised and
+    tokens: int32 subword ids, 0 where padded. token_mask: True = real. features: numeric columns, scaled and
     without NaN. categories: int32 ids of the categorical columns, 0 where missing or never seen in training.
     """
 

@@ -24,7 +24,7 @@ class Encoder(nnx.Module):
 
     At first h is the numeric features and, beside them, an embedding of width `category_dim` of each categorical column
     (`mlresearch.tabular.CategoryEmbedding`, where `category_dropout` is the probability that training takes a category
-    for an unknown one). Either alone will do. Features are standardised, and missing values imputed, before they come
+    for an unknown one). Either alone will do. Features are scaled, and missing values imputed, before they come
     here. With a linear decoder, and on features alone, this is the network of the C-HMCNN experiments.
 
     Raises `UserError` where the data set has neither features nor categorical columns, where it has text, which would
