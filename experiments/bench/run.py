@@ -1,5 +1,6 @@
 """`make bench`: how long things take, as ratios to what they could not go below, measured in one run."""
 
+from experiments.bench.constraints import bench_constraints
 from experiments.bench.heads import bench_heads
 from experiments.bench.pipeline import bench_pipeline
 from experiments.bench.replicas import bench_replicas
@@ -7,4 +8,5 @@ from experiments.bench.replicas import bench_replicas
 if __name__ == "__main__":
     bench_replicas()
     bench_pipeline()
+    bench_constraints()
     bench_heads()
