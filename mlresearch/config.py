@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.data.columns import SCALES
 from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
@@ -57,7 +58,7 @@ def base_config() -> ConfigDict:
                 **data.SHARED,
             },
             "columns": {
-                "standardise": True,  # numeric features, by the mean and the deviation of the training split
+                "scale": "standard",  # numbers, as the training split says: standard | quantile (of a normal) | none
                 "min_count": 1,  # categories that fewer training rows have count as never seen
             },
             "text": {
@@ -74,6 +75,7 @@ def base_config() -> ConfigDict:
             "model": {
                 "dtype": "float32",  # of the computation up to the head, which is float32 or wider
                 "param_dtype": "float32",
+                "prior": False,  # start from scores that give each label its frequency in the training split
             },
             "optim": {
                 "name": "adamw",  # adamw | sgd
@@ -85,6 +87,7 @@ def base_config() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.999,
                 "momentum": 0.9,  # of sgd
+                "average": 0.0,  # epochs over which parameters are averaged for validation and test; 0: not at all
             },
             "train": {
                 "num_epochs": 10.0,
@@ -108,6 +111,7 @@ def base_config() -> ConfigDict:
             "parallel": {
                 "mode": "jit",  # jit | pmap
                 "num_devices": 0,  # 0: all
+                "label_devices": 1,  # so many of them share the labels of each model (jit)
             },
         }
     )
@@ -220,6 +224,7 @@ def _check_values(config: ConfigDict) -> None:
         "parallel.mode": ("jit", "pmap"),
         "model.dtype": ("float32", "bfloat16", "float64"),
         "model.param_dtype": ("float32", "bfloat16", "float64"),
+        "columns.scale": SCALES,
         "text.algorithm": ALGORITHMS,
         "data.unknown_labels": ("error", "drop"),
     }
@@ -234,14 +239,14 @@ def _check_values(config: ConfigDict) -> None:
         *("train.num_epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_seconds"),
         *("train.replicas", "train.chunk_steps"),
         *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
-        "text.vocab_size",
+        *("text.vocab_size", "parallel.label_devices"),
         "columns.min_count",
     )
     for key in positive:
         if not _at(config, key) > 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must be above 0")
     for key in (
-        *("optim.weight_decay", "optim.clip_norm", "parallel.num_devices", "seed"),
+        *("optim.weight_decay", "optim.clip_norm", "optim.average", "parallel.num_devices", "seed"),
         *("evaluate.every_epochs", "train.patience"),
     ):
         if not _at(config, key) >= 0:

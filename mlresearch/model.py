@@ -1,14 +1,16 @@
 """A model: encoder → decoder → head, chosen by name."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
 from mlresearch.dropout import Hyperparameter
 from mlresearch.encoders import Inputs, InputSpec
+from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
@@ -33,9 +35,17 @@ class Model(nnx.Module):
         make_decoder = part_class("decoder", config.decoder.name)
         make_head = part_class("head", config.head.name)
         encoder_options = config.encoder[config.encoder.name]
+        head_options = config.head[config.head.name]
         decoder_options = config.decoder[config.decoder.name]
-        self.head = make_head(hierarchy, num_labels, **config.head[config.head.name], rngs=rngs)
         self.encoder = make_encoder(spec, **encoder_options, **precision, rngs=rngs)
+        self.head = make_head(
+            hierarchy,
+            num_labels,
+            self.encoder.dim,
+            **head_options,
+            param_dtype=config.model.param_dtype,
+            rngs=rngs,
+        )
         self.decoder = make_decoder(
             self.encoder.dim,
             num_labels,
@@ -45,10 +55,24 @@ class Model(nnx.Module):
             rngs=rngs,
         )
 
+        self.sparse = getattr(self.head, "sparse", False)
+        if self.sparse and not hasattr(self.decoder, "of_labels"):
+            raise UserError(
+                f"head {config.head.name!r} with sparse = True needs a decoder that gives the scores of some labels "
+                f"alone, 'linear', not {config.decoder.name!r}"
+            )
+
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None = None) -> LabelDistribution:
         """Return p(labels | inputs); `dropout_keys` is None except in training."""
         encoded = self.encoder(inputs, dropout_keys)
         return self.head(self.decoder(encoded, dropout_keys), encoded)
+
+    def sparse_loss(
+        self, inputs: Inputs, label_ids: Int[Array, "batch width"], dropout_keys: Key[Array, "batch"] | None
+    ) -> Float[Array, "batch"]:
+        """Return the loss of p(labels | inputs) by the scores of the labels that it touches alone (`sparse` heads)."""
+        encoded = self.encoder(inputs, dropout_keys)
+        return self.head.sparse_loss(label_ids, lambda labels: self.decoder.of_labels(encoded, dropout_keys, labels))
 
 
 def create_model(
@@ -56,13 +80,18 @@ def create_model(
     spec: InputSpec,
     num_labels: int,
     hierarchy: LabelHierarchy | None,
-    label_sets: Iterable[LabelSets] = (),
+    label_sets: Mapping[str, LabelSets] = MappingProxyType({}),
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """Return a new model: its definition, parameters, dropout rates and structure (what it knows of the hierarchy).
 
-    label_sets: what its loss is to be computed on; soft or unknown labels that the head cannot take are a `UserError`.
+    label_sets: by split, what its loss is to be computed on; soft or unknown labels that the head cannot take are a
+    `UserError`. With ``config.model.prior`` the scores begin with those of the training split's frequencies.
     """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
-    for labels in label_sets:
+    if model.sparse:
+        model.head.expect(label_sets.values())
+    if config.model.prior and label_sets:
+        model.decoder.begin_with(model.head.prior_scores(label_sets["train"]))
+    for labels in label_sets.values():
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

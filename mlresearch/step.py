@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ class TrainState:
     failed_step: the first step whose loss, gradient or update was not finite, −1 if there is none. From that step on
     the state stands still, so that nothing that is not finite is ever kept. It stands still from step `end` on, too.
 
-    best: None where the last parameters are what counts.
+    average: of the parameters, which is what is validated and tested; None where the parameters themselves are. best:
+    None where the last ones are what counts.
 
     The states of several runs in one program are one state with a leading axis.
     """
@@ -61,12 +63,18 @@ class TrainState:
     end: Int[Array, "*runs"]
     seed: UInt32[Array, "*runs"]
     numbers: Numbers
+    average: PyTree = None
     best: Best | None = None
 
     @property
+    def shown_params(self) -> PyTree:
+        """The parameters that are validated: their average, or themselves."""
+        return self.params if self.average is None else self.average
+
+    @property
     def chosen_params(self) -> PyTree:
-        """The parameters that validation chose, or the last ones."""
-        return self.params if self.best is None else self.best.params
+        """The parameters that validation chose, or those shown last."""
+        return self.shown_params if self.best is None else self.best.params
 
 
 @pytree_dataclass
@@ -102,6 +110,7 @@ def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int
         end=jnp.asarray(num_steps, jnp.int32),
         seed=jnp.asarray(config.seed, jnp.uint32),
         numbers=numbers,
+        average=jax.tree.map(jnp.copy, params) if config.optim.average else None,
         best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf)) if select else None,
     )
 
@@ -153,12 +162,14 @@ def make_train_step(
         """Return the mean loss and its gradient; of one device's part, its share of them."""
         count = jnp.maximum(sum_over_devices(batch.mask.sum()), 1)
         keys = dropout_keys(state.seed, state.step, batch.rows)
-        labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-        label_loss = make_loss(config, state.numbers)
 
         def mean_loss(params: PyTree) -> Float[Array, ""]:
             model = nnx.merge(graphdef, params, state.numbers.rates, structure)
-            loss = model(batch.inputs, keys).loss(labels, label_loss)
+            if model.sparse:
+                loss = model.sparse_loss(batch.inputs, jnp.asarray(batch.label_ids), keys)
+            else:
+                labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
+                loss = model(batch.inputs, keys).loss(labels, make_loss(config, state.numbers))
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         return jax.value_and_grad(mean_loss)(state.params)
@@ -177,6 +188,10 @@ def make_train_step(
         # Moments keep their dtype, whatever that of the numbers they are made with.
         opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
         params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            share = average_share(config, num_steps, state.step)
+            average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
         # Finite gradients may still make what is not: all that would be kept is looked at.
         finite = jnp.stack([_is_finite(leaf) for leaf in jax.tree.leaves((loss, gradient_norm, params, opt_state))])
         running = (state.failed_step < 0) & (state.step < state.end)
@@ -188,6 +203,7 @@ def make_train_step(
         kept = dataclasses.replace(
             state,
             params=keep(params, state.params),
+            average=keep(average, state.average),
             opt_state=keep(opt_state, state.opt_state),
             step=state.step + moves.astype(jnp.int32),
             failed_step=jnp.where(running & ~moves, state.step, state.failed_step),
@@ -195,6 +211,18 @@ def make_train_step(
         return kept, StepMetrics(loss, gradient_norm)
 
     return train_step
+
+
+def average_share(config: ConfigDict, num_steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Return by how much the average of parameters moves to new ones at a step, 0, 1, ….
+
+    ``1 − e^(−1/h)`` for a horizon of h steps, ``optim.average`` epochs; at first 1/(step + 1), a plain mean, so that
+    the initial parameters do not count.
+
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
+    """
+    horizon = config.optim.average * num_steps / config.train.num_epochs
+    return jnp.maximum(-math.expm1(-1 / horizon), 1 / (step + 1).astype(float))
 
 
 def _is_finite(x: Array) -> Bool[Array, ""]:

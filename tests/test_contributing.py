@@ -42,7 +42,8 @@ def test_a_head_is_added_with_one_file_and_its_name(one_coin, tmp_path, data_dir
     # No text of the data set has all its labels or none: the head says so, by name and row.
     with pytest.raises(UserError, match=r"row \d+ .*: the label set .* probability 0 under bag"):
         train(config, tmp_path / "run")
-    head = importlib.import_module("mlresearch.heads.one_coin").Head(None, 3, rngs=nnx.Rngs(0))
+    make_head = importlib.import_module("mlresearch.heads.one_coin").Head
+    head = make_head(None, 3, 1, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     nothing = Encoded(jnp.zeros((1, 1, 1)), jnp.ones((1, 1), bool), jnp.zeros((1, 1)))
     dist = head(jnp.array([[[1.0], [2.0], [6.0]]]), nothing)
     # σ(3), the mean score

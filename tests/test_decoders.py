@@ -22,7 +22,7 @@ from mlresearch.errors import UserError
 NAMES = sorted(module.name for module in pkgutil.iter_modules(mlresearch.decoders.__path__))
 ENCODERS = sorted(module.name for module in pkgutil.iter_modules(mlresearch.encoders.__path__))
 DIM, NUM_LABELS, SCORES = 12, 10, 2
-SMALL = {"num_queries": 4, "query_dim": 8, "num_layers": 2, "num_heads": 2, "dropout": 0.5}
+SMALL = {"num_queries": 4, "query_dim": 8, "num_layers": 2, "num_heads": 2, "dropout": 0.5, "multiple": 4}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # Compiling quickly matters here, the speed of what is compiled does not.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -228,12 +228,22 @@ def test_every_option_acts(name, option):
 
 
 def test_linear_by_hand():
-    decoder = build("linear", dim=2, num_labels=2)
-    decoder.linear.kernel[...] = jnp.array([[1.0, 0, 2, 1], [0, 1, 3, -1]])
-    decoder.linear.bias[...] = jnp.array([0.0, 1, 2, 3])
+    decoder = build("linear", dim=2, num_labels=2, multiple=1)
+    decoder.weights[...] = jnp.array([[[1.0, 0], [0, 1]], [[2, 3], [1, -1]]])
+    decoder.bias[...] = jnp.array([[0.0, 1], [2, 3]])
     encoded = Encoded(jnp.zeros((1, 1, 2)), jnp.ones((1, 1), bool), jnp.array([[5.0, 7.0]]))
     # Label 0: (5, 7 + 1); label 1: (10 + 21 + 2, 5 − 7 + 3).
     np.testing.assert_array_equal(call(decoder, encoded)[0], [[5, 8], [33, 1]])
+    some = decoder.of_labels(encoded, None, jnp.array([[1, 0, 1]]))
+    np.testing.assert_array_equal(some[0], [[33, 1], [5, 8], [33, 1]])
+
+
+def test_linear_with_more_weights_than_labels():
+    """The rows that make the number of labels a multiple give no scores."""
+    decoder, encoded = build("linear", num_labels=5, multiple=4), make_encoded()
+    assert decoder.weights.shape == (8, SCORES, DIM)
+    expected = np.einsum("bd,lsd->bls", encoded.pooled, decoder.weights[...])[:, :5]
+    np.testing.assert_allclose(call(decoder, encoded), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_cross_attention_by_hand():

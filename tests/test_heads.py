@@ -23,11 +23,12 @@ from mlresearch.errors import UserError
 from mlresearch.heads import NotNormalisedError
 from mlresearch.losses.binary_cross_entropy import Loss
 
+DIM, GIVEN = 4, {"param_dtype": jnp.float32}
 HEADS = sorted(module.name for module in pkgutil.iter_modules(mlresearch.heads.__path__))
 
 
 def variants():
-    """Every head with every value of its options that are a choice of names."""
+    """Every head with every value of its options that are a choice of names, and few components."""
     for name in HEADS:
         head = importlib.import_module(f"mlresearch.heads.{name}").Head
         hints = typing.get_type_hints(head.__init__)
@@ -36,20 +37,35 @@ def variants():
             for option, parameter in inspect.signature(head.__init__).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY and typing.get_origin(hints[option]) is typing.Literal
         }
+        few = {option: 3 for option in hints if option == "components"}
         for values in itertools.product(*choices.values()):
-            yield pytest.param(name, dict(zip(choices, values, strict=True)), id="-".join([name, *values]))
+            yield pytest.param(name, dict(zip(choices, values, strict=True)) | few, id="-".join([name, *values]))
 
 
 every_head = pytest.mark.parametrize(("name", "options"), list(variants()))
 
 
+def randomise(head):
+    """Give every parameter a random value."""
+    rng = np.random.default_rng(1)
+    params = nnx.state(head, nnx.Param)
+    nnx.update(head, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), params))
+    return head
+
+
 def make_head(name, options, hierarchy):
-    head = importlib.import_module(f"mlresearch.heads.{name}").Head
-    if options.get("siblings", "any") != "any" and not hierarchy.is_forest:
-        with pytest.raises(UserError, match="needs one parent a label, but 'label"):
-            head(hierarchy, hierarchy.num_labels, **options, rngs=nnx.Rngs(0))
+    make = functools.partial(
+        importlib.import_module(f"mlresearch.heads.{name}").Head,
+        *(hierarchy, hierarchy.num_labels, DIM),
+        **(options | GIVEN),
+        rngs=nnx.Rngs(0),
+    )
+    flat = options.get("of") == "independent"
+    if options.get("siblings", "any") != "any" and (flat or not hierarchy.is_forest):
+        with pytest.raises(UserError, match="of a hierarchy" if flat else "needs one parent a label, but 'label"):
+            make()
         pytest.skip("refused by name, as it should be")
-    return head(hierarchy, hierarchy.num_labels, **options, rngs=nnx.Rngs(0))
+    return randomise(make())
 
 
 def random_scores(head, hierarchy, batch, seed, scale=2.0, dtype=jnp.float32):
@@ -58,7 +74,7 @@ def random_scores(head, hierarchy, batch, seed, scale=2.0, dtype=jnp.float32):
 
 
 def encoded_for(batch, dtype=jnp.float32):
-    return Encoded(jnp.zeros((batch, 1, 4), dtype), jnp.ones((batch, 1), bool), jnp.zeros((batch, 4), dtype))
+    return Encoded(jnp.zeros((batch, 1, DIM), dtype), jnp.ones((batch, 1), bool), jnp.zeros((batch, DIM), dtype))
 
 
 def distribution(head, scores):
@@ -256,11 +272,13 @@ def sibling_rule_log_prob(hierarchy, siblings, scores, on):
             continue
         bernoulli = [sigmoid[m] if on[m] else 1 - sigmoid[m] for m in members]
         num_on = sum(on[m] for m in members)
-        if siblings == "one":
-            if num_on != 1:
+        if siblings in ("one", "at_most_one"):
+            if num_on > 1 or (siblings == "one" and num_on == 0):
                 return -np.inf
             weights = np.exp(scores[members])
-            total += np.log(sum(w for w, m in zip(weights, members, strict=True) if on[m]) / weights.sum())
+            rest = 1.0 if siblings == "at_most_one" else 0.0
+            chosen = sum(w for w, m in zip(weights, members, strict=True) if on[m]) if num_on else rest
+            total += np.log(chosen / (weights.sum() + rest))
         else:
             if siblings == "some" and num_on == 0:
                 return -np.inf
@@ -270,7 +288,10 @@ def sibling_rule_log_prob(hierarchy, siblings, scores, on):
     return total
 
 
-@pytest.mark.parametrize(("siblings", "forest"), [("any", True), ("any", False), ("some", True), ("one", True)])
+@pytest.mark.parametrize(
+    ("siblings", "forest"),
+    [("any", True), ("any", False), ("some", True), ("one", True), ("at_most_one", True)],
+)
 def test_conditional_equals_its_definition(siblings, forest):
     with jax.enable_x64(True):
         for seed, hierarchy in enumerate(hierarchies(forest)):
@@ -325,10 +346,10 @@ def test_tied_maxima_share_the_gradient():
     np.testing.assert_allclose(gradient[0, :, 0], [0, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("name", ["conditional", "max_constraint", "flat_softmax"])
+@pytest.mark.parametrize("name", ["conditional", "max_constraint", "flat_softmax", "mixture"])
 def test_hierarchy_is_asked_for(name):
     with pytest.raises(UserError, match="needs a label hierarchy"):
-        importlib.import_module(f"mlresearch.heads.{name}").Head(None, 3, rngs=nnx.Rngs(0))
+        importlib.import_module(f"mlresearch.heads.{name}").Head(None, 3, DIM, **GIVEN, rngs=nnx.Rngs(0))
 
 
 def sizes(jaxpr):
@@ -361,6 +382,6 @@ def test_nothing_grows_with_the_square_of_the_labels(name, options, forest):
 
         scores = random_scores(head, hierarchy, 2, 0)
         largest[dtype].append(max(sizes(jax.make_jaxpr(jax.grad(everything))(scores).jaxpr)))
-        assert largest[dtype][-1] < 40 * num_labels
+        assert largest[dtype][-1] < 40 * num_labels * head.scores_per_label
     for of_400, of_800 in largest.values():
         assert of_800 < 2.6 * of_400  # closure lists grow by the depth as well

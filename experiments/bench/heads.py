@@ -31,6 +31,8 @@ def bench_heads() -> None:
             ("conditional", {"siblings": "some"}),
             ("conditional", {"siblings": "one"}),
             ("flat_softmax", {}),
+            ("mixture", {"of": "conditional"}),
+            ("mixture", {"of": "independent"}),
         ):
             bench_head(hierarchy, name, options)
 
@@ -44,10 +46,11 @@ def icd_hierarchy(depth: str) -> LabelHierarchy:
 
 def bench_head(hierarchy: LabelHierarchy, name: str, options: dict[str, str]) -> None:
     """Print the cost of one head."""
-    head = part_class("head", name)(hierarchy, hierarchy.num_labels, **options, rngs=nnx.Rngs(0))
+    given = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    head = part_class("head", name)(hierarchy, hierarchy.num_labels, 1, **options, **given)
     graphdef, structure = nnx.split(head)
     rng = np.random.default_rng(0)
-    scores = jnp.asarray(rng.normal(size=(BATCH, hierarchy.num_labels, 1)), jnp.float32)
+    scores = jnp.asarray(rng.normal(size=(BATCH, hierarchy.num_labels, head.scores_per_label)), jnp.float32)
     labels = np.zeros((BATCH, hierarchy.num_labels), bool)
     leaves = np.flatnonzero(hierarchy.num_children == 0)
     for row in labels:

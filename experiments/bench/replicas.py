@@ -68,7 +68,7 @@ def runner(hidden: int, count: int, chunk: int) -> Callable[[], float]:
     state = parallel.put_runs(state)
     structure = parallel.replicate(structure)
     step = parallel.compile_chunk(
-        make_train_chunk(make_train_step(config, graphdef, LABELS, 10**6, parallel.axis_name), at_once)
+        make_train_chunk(make_train_step(config, graphdef, LABELS, 10**6, parallel.axis_name), at_once), state
     )
     feed = Feed(batches, range(count))
     steps = 100 if chunk == 100 else 50

@@ -56,9 +56,9 @@ def measure(config: ConfigDict) -> dict[str, float]:
     train_step = make_train_step(
         config, graphdef, NUM_LABELS, 3 * num_steps, parallel.axis_name, batches["train"].buckets
     )
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step))
     feed = Feed(batches["train"], [config.seed])
     state = parallel.put_runs(stack([init_state(config, params, rates, 3 * num_steps, select=False)]))
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step), state)
     size = min(config.train.chunk_steps, num_steps)
 
     def train(epoch: int) -> None:

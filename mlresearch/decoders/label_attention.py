@@ -1,6 +1,7 @@
 """Label attention: learned label queries read the tokens, then one another, and score their labels."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
@@ -197,6 +198,10 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
         self.dtype = dtype
+
+    def begin_with(self, scores: Float[np.ndarray, "labels scores_per_label"]) -> None:
+        """Set the bias."""
+        self.scores.bias[...] = jnp.asarray(scores, self.scores.bias[...].dtype)
 
     def __call__(
         self, encoded: Encoded, dropout_keys: Key[Array, "batch"] | None

@@ -2,15 +2,17 @@
 
 A head is one file here with a class ``Head``::
 
-    Head(hierarchy: LabelHierarchy | None, num_labels: int, *, <options with defaults>, rngs)
+    Head(hierarchy: LabelHierarchy | None, num_labels: int, dim: int, *, <options with defaults>, param_dtype, rngs)
     head.scores_per_label                          # how many scores a label it wants of the decoder
     head.coherent                                  # whether no child is ever above a parent
     head.soft_labels                               # whether its loss takes probabilities between 0 and 1
     head.unknown_labels                            # whether its loss takes unknown labels, NaN
     head(label_scores, encoded) -> LabelDistribution
 
-Keyword-only arguments (but ``rngs``) are options, as for encoders, found under ``config.head.<file name>``.
-Whatever the compute dtype of encoder and decoder, a head computes in float32 or wider.
+`dim` is the width of ``encoded.pooled``. Keyword-only arguments (but ``param_dtype`` and ``rngs``) are options, as for
+encoders, found under ``config.head.<file name>``. Whatever the compute dtype of encoder and decoder, a head computes in
+float32 or wider; `param_dtype` is that of its parameters, if it has any. A head whose loss touches few labels may have
+``sparse = True`` as well, with ``expect`` and ``sparse_loss``; see `conditional`.
 
 A label-wise loss leaves unknown labels out and takes soft ones (`sum_label_loss`). A joint likelihood sums over what
 unknown labels may be, and knows no soft ones. `check_label_values` refuses by name what a head cannot take, so that a

@@ -2,15 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32
-from mlresearch.propagation import HierarchyIndex, closure_sum, index_hierarchy, keep_with_parents, segment_sum, settle
+from mlresearch.prior import log_share_most_specific
+from mlresearch.propagation import HierarchyIndex, index_hierarchy, keep_with_parents, path_sum, segment_sum, settle
 from mlresearch.pytree import pytree_dataclass
 
 
@@ -77,7 +81,7 @@ class ClosureOfOneLabel(LabelDistribution):
         """
         on, off = labels_first(labels > 0.5), labels_first(labels <= 0.5)
         count = on.astype(self.log_softmax.dtype)
-        agrees = (closure_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
+        agrees = (path_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
         lowest = jnp.finfo(self.log_softmax.dtype).min
         total = jax.nn.logsumexp(jnp.where(agrees, self.log_softmax, lowest), axis=0)
         return jnp.where(agrees.all(0), 0.0, jnp.where(agrees.any(0), total, -jnp.inf))
@@ -110,11 +114,26 @@ class Head(nnx.Module):
     soft_labels = False
     unknown_labels = True
 
-    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
-        del num_labels, rngs
+    def __init__(
+        self,
+        hierarchy: LabelHierarchy | None,
+        num_labels: int,
+        dim: int,
+        *,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del dim, param_dtype, rngs
         if hierarchy is None:
             raise UserError("head 'flat_softmax' needs a label hierarchy; use 'independent' for flat labels")
         self.index = Structure(index_hierarchy(hierarchy, closure=True))
+        self.num_labels = num_labels
+
+    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+        """Return the scores that give each label the share of examples of which it is the most specific."""
+        index = self.index.get_value()
+        edges = np.asarray(index.edge_children), np.asarray(index.edge_parents)
+        return log_share_most_specific(labels, self.num_labels, *edges)[:, None]
 
     def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> ClosureOfOneLabel:
         """Return the distribution."""

@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32
+from mlresearch.prior import log_odds_of
 from mlresearch.pytree import pytree_dataclass
 
 
@@ -36,9 +40,29 @@ class ProductOfBernoullis(LabelDistribution):
         """Return Σ log σ(±s)."""
         return jax.nn.log_sigmoid(jnp.where(labels, self.scores, -self.scores)).sum(-1)
 
+    def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return log P(known labels), NaN standing for unknown; exactly 0 if nothing is known."""
+        each = jax.nn.log_sigmoid(jnp.where(labels > 0.5, self.scores, -self.scores))
+        return jnp.where(jnp.isnan(labels), 0.0, each).sum(-1)
+
+    def take(self, rows: Int[Array, "rows"]) -> "ProductOfBernoullis":
+        """Return the distributions of some examples of the batch."""
+        return ProductOfBernoullis(self.scores[rows])
+
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return s > 0."""
         return self.scores > 0
+
+    def pooled_mode(
+        self, weights: Float[Array, "examples components"], start: Bool[Array, "examples labels"]
+    ) -> Bool[Array, "examples labels"]:
+        """Return the set y of the largest Σₖ wₖ log pₖ(y), over the components of each example.
+
+        The batch has the components of the first example, then those of the second, and so on. `start` is not needed.
+        """
+        del start
+        scores = self.scores.reshape(*weights.shape, -1)
+        return (weights[..., None] * scores).sum(1) > 0
 
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
         """Draw every label for itself."""
@@ -54,8 +78,21 @@ class Head(nnx.Module):
     soft_labels = True
     unknown_labels = True
 
-    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
-        del hierarchy, num_labels, rngs
+    def __init__(
+        self,
+        hierarchy: LabelHierarchy | None,
+        num_labels: int,
+        dim: int,
+        *,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del hierarchy, dim, param_dtype, rngs
+        self.num_labels = num_labels
+
+    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+        """Return the scores that give each label its frequency."""
+        return log_odds_of(labels, self.num_labels)[:, None]
 
     def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> ProductOfBernoullis:
         """Return the distribution."""

@@ -7,14 +7,18 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
 from mlresearch.logspace import LOGIT_BOUND, at_least_float32
+from mlresearch.prior import log_odds_of
 from mlresearch.propagation import HierarchyIndex, descendant_maximum, index_hierarchy, settle
 from mlresearch.pytree import pytree_dataclass
 
@@ -81,11 +85,24 @@ class Head(nnx.Module):
     soft_labels = True
     unknown_labels = True
 
-    def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int, *, rngs: nnx.Rngs) -> None:
-        del num_labels, rngs
+    def __init__(
+        self,
+        hierarchy: LabelHierarchy | None,
+        num_labels: int,
+        dim: int,
+        *,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del dim, param_dtype, rngs
         if hierarchy is None:
             raise UserError("head 'max_constraint' needs a label hierarchy; use 'independent' for flat labels")
         self.index = Structure(index_hierarchy(hierarchy, closure=False))
+        self.num_labels = num_labels
+
+    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+        """Return the scores that give each label its frequency."""
+        return log_odds_of(labels, self.num_labels)[:, None]
 
     def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> MaximumOverDescendants:
         """Return the distribution."""

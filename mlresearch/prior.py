@@ -1,0 +1,81 @@
+"""Scores that say of every label what the training split says, whatever the input: where a model may begin.
+
+Probabilities are estimated with half an example more on either side (Jeffreys' prior), so that none is 0 or 1.
+"""
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Float64, Int
+
+from mlresearch.label_space import LabelSets
+
+
+def log_odds_of(labels: LabelSets, num_labels: int) -> Float64[np.ndarray, "labels"]:
+    """Return the log-odds of each label among the examples in which it is known."""
+    return _log_odds(labels.counts(num_labels), _num_known(labels, num_labels))
+
+
+def log_odds_given_parents(
+    labels: LabelSets, num_labels: int, children: Int[np.ndarray, "edges"], parents: Int[np.ndarray, "edges"]
+) -> Float64[np.ndarray, "labels"]:
+    """Return the log-odds of each label among the examples in which it is known and all its parents are on.
+
+    children, parents: the hierarchy's edges.
+    """
+    num_on = labels.counts(num_labels)
+    num_unknown = len(labels) - _num_known(labels, num_labels)
+    num_free = _num_free(labels, num_labels, children, parents)
+    return _log_odds(num_on, np.maximum(num_free - num_unknown, num_on))
+
+
+def log_share_among_siblings(
+    labels: LabelSets,
+    num_labels: int,
+    children: Int[np.ndarray, "edges"],
+    parents: Int[np.ndarray, "edges"],
+    *,
+    rest: bool,
+) -> Float64[np.ndarray, "labels"]:
+    """Return the logarithm of how often each label of a forest is on, half an example more; roots are siblings.
+
+    rest: less that of how often its parent is on and none of its siblings, nor itself.
+    """
+    num_on = labels.counts(num_labels)
+    if not rest:
+        return np.log(num_on + 0.5)
+    family = np.full(num_labels, num_labels)  # the parent of each label, one number more for that of the roots
+    family[children] = parents
+    num_below = np.bincount(family, num_on, num_labels + 1)[family]
+    num_free = _num_free(labels, num_labels, children, parents)
+    return np.log(num_on + 0.5) - np.log(np.maximum(num_free - num_below, 0) + 0.5)
+
+
+def log_share_most_specific(
+    labels: LabelSets, num_labels: int, children: Int[np.ndarray, "edges"], parents: Int[np.ndarray, "edges"]
+) -> Float64[np.ndarray, "labels"]:
+    """Return the logarithm of how often each label is on and none of its children, half an example more."""
+    on = labels.sparse(num_labels)
+    upwards = scipy.sparse.csr_array((np.ones(len(children), np.int64), (children, parents)), (num_labels, num_labels))
+    above = on.multiply(on @ upwards > 0)
+    return np.log(on.sum(0) - above.sum(0) + 0.5)
+
+
+def _num_free(
+    labels: LabelSets, num_labels: int, children: Int[np.ndarray, "edges"], parents: Int[np.ndarray, "edges"]
+) -> Int[np.ndarray, "labels"]:
+    """Return in how many examples all parents of each label are on."""
+    edges = scipy.sparse.csr_array((np.ones(len(children), np.int64), (parents, children)), (num_labels, num_labels))
+    parents_on = (labels.sparse(num_labels) @ edges).tocoo()  # how many, of an example and a child
+    num_parents = np.bincount(children, minlength=num_labels)
+    free = np.bincount(parents_on.col[parents_on.data == num_parents[parents_on.col]], minlength=num_labels)
+    return np.where(num_parents == 0, len(labels), free)
+
+
+def _log_odds(num_on: Int[np.ndarray, "labels"], num: Int[np.ndarray, "labels"]) -> Float[np.ndarray, "labels"]:
+    return np.log((num_on + 0.5) / (num - num_on + 0.5))
+
+
+def _num_known(labels: LabelSets, num_labels: int) -> Int[np.ndarray, "labels"]:
+    if labels.values is None:
+        return np.full(num_labels, len(labels))
+    return len(labels) - np.bincount(labels.ids[np.isnan(labels.values)], minlength=num_labels)
