@@ -10,10 +10,11 @@
     TABLE = Table(baseline="independent")   # see `mlresearch.tables`
     SEARCH = Search(…)                      # see `mlresearch.search`; beside runs() or in its place
 
-Overrides are settings by dotted key, as on the command line. Four keys are words of their own: ``config`` names another
-config file than ``CONFIG``; ``baseline`` a scikit-learn baseline to fit instead of the config's model; ``row`` the row
-of the table that the run belongs to, where the values that differ do not name it well; and ``seed`` is what rows are
-averaged over.
+Overrides are settings by dotted key, as on the command line. Five keys are words of their own: ``config`` names another
+config file than ``CONFIG``; ``baseline`` a scikit-learn baseline to fit instead of the config's model; ``ensemble`` has
+that many of the study's runs, which differ in their seeds alone, evaluated as one (`mlresearch.ensemble`); ``row`` is
+the row of the table that the run belongs to, where the values that differ do not name it well; and ``seed`` is what
+rows are averaged over.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ from mlresearch.tables import Table
 
 Overrides = dict[str, Any]
 
-WORDS = ("config", "baseline", "row", "seed")
+WORDS = ("config", "baseline", "ensemble", "row", "seed")
 """Keys of overrides that are no settings of a part."""
 
 
@@ -76,6 +77,7 @@ class StudyRun:
     """One run of a study.
 
     row: the row of the study's table. config: resolved. baseline: a scikit-learn baseline, None for the config's model.
+    ensemble: how many runs of the study, those of the seeds from the config's on, are evaluated as one; 0: none.
     trial: its number in the study's search, None where it is none of the search's.
     """
 
@@ -83,6 +85,7 @@ class StudyRun:
     row: str
     config: ConfigDict
     baseline: str | None
+    ensemble: int = 0
     trial: int | None = None
 
     @property
@@ -99,6 +102,7 @@ class StudyRun:
     def config_hash(self) -> str:
         """Hexadecimal SHA-256 of all settings that change what the run computes."""
         settings = {"baseline": self.baseline, **identity(self.config)}
+        settings |= {"ensemble": self.ensemble} if self.ensemble else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def run_id(self, fingerprint: str) -> str:
@@ -161,6 +165,12 @@ class Study:
             except UserError as error:
                 raise UserError(f"{path}, run {number}, {overrides}: {error}") from None
         _check_distinct(path, made)
+        for number, run in enumerate(made, 1):
+            if run.ensemble and len(members_of(run, made)) < run.ensemble:
+                raise UserError(
+                    f"{path}, run {number}, {run.overrides}: its members, the same runs with the seeds {run.seed} to "
+                    f"{run.seed + run.ensemble - 1}, are not all runs of the study"
+                )
         table = Table()
         if search is not None:
             if not isinstance(search, Search):
@@ -189,6 +199,22 @@ def _check_distinct(path: Path, runs: Sequence[StudyRun]) -> None:
                 f"{path}: runs {same}, {runs[same - 1].overrides}, and {number}, {run.overrides}, have one row, one "
                 f"data set and one seed: give them other rows than {run.row!r} by the override 'row'"
             )
+
+
+def members_of(ensemble: StudyRun, runs: Sequence[StudyRun]) -> list[int]:
+    """Return the numbers of the runs that an ensemble is made of, by seed."""
+
+    def settings(run: StudyRun) -> dict[str, Any]:
+        return {key: value for key, value in identity(run.config).items() if key != "seed"}
+
+    seeds = range(ensemble.seed, ensemble.seed + ensemble.ensemble)
+    common = settings(ensemble)
+    found = {
+        run.seed: number
+        for number, run in enumerate(runs)
+        if run.baseline is None and not run.ensemble and run.seed in seeds and settings(run) == common
+    }
+    return [found[seed] for seed in seeds if seed in found]
 
 
 def load_config(name: str, files: dict[str, ModuleType] | None = None) -> ConfigDict:
@@ -268,7 +294,10 @@ def make_run(
         raise UserError("no config file is named: set CONFIG in sweep.py, or the override 'config'")
     config = load_config(name, files)
     known = flatten(config.to_dict())
-    settings = {key: value for key, value in overrides.items() if key not in ("config", "baseline", "row")}
+    settings = {key: value for key, value in overrides.items() if key not in ("config", "baseline", "ensemble", "row")}
+    ensemble = overrides.get("ensemble", 0)
+    if not isinstance(ensemble, int) or ensemble < 0 or ensemble == 1 or (ensemble and "baseline" in overrides):
+        raise UserError(f"ensemble = {ensemble!r}: it is a number of runs of a config's model, two or more")
     baseline = overrides.get("baseline")
     if baseline is not None and baseline not in BASELINES:
         raise UserError(f"there is no baseline {baseline!r}{suggest(str(baseline), BASELINES)}")
@@ -283,7 +312,8 @@ def make_run(
     check_acting(config, list(settings))
     config = resolve(config)
     values = [str(overrides[key]) for key in overrides if key in varying or key == "baseline"]
-    return StudyRun(overrides, str(overrides.get("row") or "+".join(values) or config.head.name), config, baseline)
+    row = str(overrides.get("row") or "+".join(values) or config.head.name)
+    return StudyRun(overrides, f"{row} ×{ensemble}" if ensemble else row, config, baseline, ensemble)
 
 
 def _check_search(search: Search, path: Path, files: dict[str, ModuleType]) -> None:

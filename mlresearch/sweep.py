@@ -22,13 +22,14 @@ import jax
 from mlresearch import environment, workdir
 from mlresearch.baselines import train_baseline
 from mlresearch.config import together
+from mlresearch.ensemble import evaluate_ensemble
 from mlresearch.errors import UserError
 from mlresearch.estimate import Estimator
 from mlresearch.files import write_json
 from mlresearch.fit import Stopped
 from mlresearch.inputs import Fingerprints
 from mlresearch.launch import Inline, Local, Slurm, Task
-from mlresearch.study import Study, StudyRun
+from mlresearch.study import Study, StudyRun, members_of
 from mlresearch.train import train_together
 
 WORKDIR = Path("runs")
@@ -152,7 +153,7 @@ def packs(runs: Sequence[PlannedRun], size: int, places: int) -> list[list[Plann
     """
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        alone = run.run_id if run.run.baseline else ""
+        alone = run.run_id if run.run.baseline or run.run.ensemble else ""
         key = json.dumps([alone, together(run.run.config)], sort_keys=True)
         groups.setdefault(key, []).append(run)
     fair = max(-(-len(runs) // max(places, 1)), 1)
@@ -190,7 +191,10 @@ def run_pack(
             for run in mine:
                 if run.run.baseline is not None:
                     train_baseline(run.run.baseline, run.run.config, run.folder, study.sources)
-            trained = [run for run in mine if run.run.baseline is None]
+                elif run.run.ensemble:
+                    members = plan(study, Path(folder), Path(records), members_of(run.run, study.runs))
+                    evaluate_ensemble([member.folder for member in members], run.run.config, run.folder, study.sources)
+            trained = [run for run in mine if run.run.baseline is None and not run.run.ensemble]
             if trained:
                 configs, folders = [run.run.config for run in trained], [run.folder for run in trained]
                 train_together(configs, folders, stop, study.sources)
@@ -204,8 +208,9 @@ def run_pack(
 def check(runs: Sequence[PlannedRun], estimator: Estimator) -> None:
     """Trace every program of runs, without computing; one that cannot work is a `UserError` that names its run."""
     for run in runs:
-        with run.named():
-            estimator.check(run.run.config, run.run.baseline)
+        if not run.run.ensemble:  # which is of runs that are checked
+            with run.named():
+                estimator.check(run.run.config, run.run.baseline)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,12 +244,19 @@ def sweep(
     places = launcher.workers if isinstance(launcher, Local) else 1
     folder = planned[0].folder.parent
     dealt = packs(planned, size, places)
+    ids = {run.number: run.run_id for run in planned}
+    ensembles = [run for run in planned if run.run.ensemble]
+    members = {run.run_id: {ids[number] for number in members_of(run.run, study.runs)} for run in ensembles}
     while True:
         over = {run.run_id for run in done_runs(planned)} | {*failures}
         left = [run for run in planned if run.run_id not in over]
+        for run in left:
+            if members.get(run.run_id, set()) & {*failures}:
+                failures[run.run_id] = Failure(run, "a run that it is made of failed", None)
+        left = [run for run in left if run.run_id not in failures]
         if not left:
             return list(failures.values())
-        free = {run.run_id for run in left if not run.is_held}
+        free = {run.run_id for run in left if members.get(run.run_id, set()) <= over and not run.is_held}
         if not free:
             show(list(failures.values()))
             if stop():

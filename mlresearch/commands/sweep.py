@@ -103,7 +103,7 @@ def _dry_run(planned: list[PlannedRun], size: int) -> int:
     for number, pack in enumerate(filter(None, left), 1):
         for place, run in enumerate(pack):
             words = f"{run.run_id:14}{run.run.data[:21]:22}{run.run.row[:39]:40}{run.run.seed:5}"
-            if run.run.baseline is not None:
+            if run.run.baseline is not None or run.run.ensemble:
                 print(f"{words}{'':9}{'':12}{'?':>9}{'?':>7}")
                 continue
             cost = estimator.cost(run.run.config)
@@ -132,7 +132,8 @@ def run_sweep(values: flags.FlagValues, study: Study, planned: list[PlannedRun])
         failures = run_missing(study, planned, launcher, values.pack, live.show, stop_on_signal())
     for failure in failures:
         run = failure.run.run
-        print(f"FAILED {run.data} {run.row} seed {run.seed}: {failure.error}; see {failure.log}", file=sys.stderr)
+        see = f"; see {failure.log}" if failure.log else ""
+        print(f"FAILED {run.data} {run.row} seed {run.seed}: {failure.error}{see}", file=sys.stderr)
     done = sum(run.done for run in planned)
     print(f"{study.name}: {done} of {len(planned)} runs done, {len(failures)} failed", file=sys.stderr)
     return 1 if failures else 0

@@ -1,0 +1,169 @@
+"""Several trained runs as one: the mean of their distributions, evaluated where they were trained."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from mlresearch import environment, workdir
+from mlresearch.config import to_dict
+from mlresearch.data.pipeline import Batch
+from mlresearch.errors import UserError
+from mlresearch.evaluate import evaluate, evaluate_validation, score_split, write_evaluations
+from mlresearch.files import write_json
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first, sum_label_loss
+from mlresearch.heads.conditional import BayesianNetwork
+from mlresearch.heads.independent import ProductOfBernoullis
+from mlresearch.heads.mixture import Mixture
+from mlresearch.inputs import load_dataset, make_batches
+from mlresearch.predict import Run
+from mlresearch.propagation import HierarchyIndex, index_hierarchy, settle
+from mlresearch.pytree import pytree_dataclass
+from mlresearch.step import Scored, make_loss, multi_hot
+
+
+@pytree_dataclass
+class MeanMarginals(LabelDistribution):
+    """P(label = 1) = the mean over members, where these have no joint distribution that could be mixed.
+
+    members: log-marginals of each. index: of the hierarchy, None where labels need not be coherent.
+    """
+
+    normalised: ClassVar[bool] = False
+
+    members: Float[Array, "members batch labels"]
+    index: HierarchyIndex | None
+
+    @property
+    def log_marginals(self) -> Float[Array, "batch labels"]:
+        """Return the logarithm of the mean, settled."""
+        mean = jnp.minimum(jax.nn.logsumexp(self.members, axis=0) - math.log(self.members.shape[0]), 0.0)
+        return mean if self.index is None else labels_first(settle(labels_first(mean), self.index))
+
+    def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
+        """Return the sum of `label_loss` over known labels."""
+        return sum_label_loss(label_loss, self.logits, labels)
+
+    def mode(self) -> Bool[Array, "batch labels"]:
+        """Return marginals over ½."""
+        return self.log_marginals > -jnp.log(2.0)
+
+
+def combine(members: LabelDistribution, index: HierarchyIndex | None) -> LabelDistribution:
+    """Return p(y) = (1/R) Σᵣ pᵣ(y): a mixture of all components of all members where they have likelihoods.
+
+    members: a distribution whose arrays have a leading axis of R members. index: of the hierarchy, None where labels
+    need not be coherent.
+    """
+    count = jax.tree.leaves(members)[0].shape[0]
+    if isinstance(members, Mixture):
+        _, batch, num_components = members.log_gates.shape
+        log_gates = members.log_gates.swapaxes(0, 1).reshape(batch, -1) - math.log(count)
+        return Mixture(log_gates, _join(members.components, batch, num_components))
+    if isinstance(members, BayesianNetwork | ProductOfBernoullis):
+        batch = members.scores.shape[2 if isinstance(members, BayesianNetwork) else 1]
+        log_gates = jnp.full((batch, count), -math.log(count), members.scores.dtype)
+        return Mixture(log_gates, _join(members, batch, 1))
+    return MeanMarginals(jax.vmap(lambda member: member.log_marginals)(members), index)
+
+
+def _join(
+    members: BayesianNetwork | ProductOfBernoullis, batch: int, num_components: int
+) -> BayesianNetwork | ProductOfBernoullis:
+    """Return components of members as one batch, those of an example together."""
+    scores = members.scores
+    count = scores.shape[0]
+    if isinstance(members, BayesianNetwork):
+        joined = scores.reshape(count, -1, batch, num_components).transpose(1, 2, 0, 3)
+        index, families = jax.tree.map(lambda leaf: leaf[0], (members.index, members.families))
+        return dataclasses.replace(members, scores=joined.reshape(joined.shape[0], -1), index=index, families=families)
+    joined = scores.reshape(count, batch, num_components, -1).swapaxes(0, 1)
+    return ProductOfBernoullis(joined.reshape(-1, joined.shape[-1]))
+
+
+def evaluate_ensemble(
+    folders: Sequence[Path], config: ConfigDict, folder: Path, sources: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Evaluate the ensemble of trained runs and record it in `folder`; returns the run record.
+
+    folders: of the members, whose configs differ in their seeds alone. config: resolved, of the first. Decisions are
+    fitted on validation, by what members were before a refit, and applied once to test, as in `train`. A finished
+    record is returned as it is. A member that is not trained is a `UserError`.
+    """
+    own_config = ConfigDict(to_dict(config) | {"ensemble": [member.name for member in folders]})
+    workdir.refuse_other(folder, own_config)
+    finished = workdir.finished_record(folder)
+    dataset = load_dataset(config)
+    if finished is not None:
+        workdir.refuse_changed(folder, finished, dataset)
+        return finished
+    began = time.time()
+    members = [Run(member) for member in folders]
+    if any(member.record["data"]["fingerprint"] != dataset.fingerprint for member in members):
+        raise UserError(f"members of the ensemble in {folder} were trained on other data than today's: train them anew")
+    workdir.claim(folder, own_config)
+    workdir.write_labels(folder, dataset.label_space, dataset.hierarchy)
+    num_labels = dataset.label_space.num_labels
+    splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
+    batches = make_batches(config, splits, num_labels)
+    metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+    stored = config.evaluate.predictions
+
+    before = _scorer(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
+    scored = score_split(before, batches["validation"], "validation", dataset.fingerprint)
+    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, metric, grid, predictions=stored)
+    assert on_validation is not None, "members did not diverge"
+    validation, decisions = on_validation
+    scored = score_split(_scorer(members, config), batches["test"], "test", dataset.fingerprint)
+    [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
+    assert test is not None
+
+    first = members[0].record
+    shared = ("name", "data", "label_space", "identity", "inputs", "examples", "truncated_token_share", "num_steps")
+    record = {
+        "status": "finished",
+        **{key: first[key] for key in shared},
+        **environment.describe(sources),
+        "seed": config.seed,
+        "members": [member.name for member in folders],
+        "num_parameters": sum(member.record["num_parameters"] for member in members),
+        "replicas": 1,
+        "resumed_at": None,
+        "selected": None,
+        "remarks": [f"an ensemble of {len(members)} runs"],
+        "seconds": {"evaluate": time.time() - began},
+        "metrics": write_evaluations(folder, decisions, {"validation": validation, "test": test}),
+    }
+    write_json(folder / "run.json", record)
+    return record
+
+
+def _scorer(members: Sequence[Run], config: ConfigDict) -> Callable[[Batch], Scored]:
+    """Return what scores a batch by the members' ensemble, as one run."""
+    first = members[0]
+    states = [(member.params, member.numbers) for member in members]
+    params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    head = nnx.merge(first.graphdef, first.params, first.numbers.rates, first.structure).head
+    index = None
+    if first.hierarchy is not None and head.coherent:
+        index = index_hierarchy(first.hierarchy, closure=False)
+
+    @jax.jit
+    def score(params: Any, numbers: Any, structure: Any, index: Any, batch: Batch) -> Scored:
+        def member(params: Any, numbers: Any) -> LabelDistribution:
+            return nnx.merge(first.graphdef, params, numbers.rates, structure)(batch.inputs, None)
+
+        dist = combine(jax.vmap(member)(params, numbers), index)
+        labels = multi_hot(batch.label_ids, batch.label_values, first.label_space.num_labels)
+        loss = dist.loss(labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
+        return Scored(dist.log_marginals[None], dist.mode()[None], loss[None])
+
+    return lambda batch: score(params, numbers, first.structure, index, batch)
