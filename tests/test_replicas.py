@@ -329,7 +329,7 @@ def steps_of(config, count, num_devices, mode="jit"):
         *(parallel.put_runs(stack(states)), parallel.replicate(structure), parallel.put_chunk(taken)),
         *(jnp.asarray(buckets), jnp.int32(10)),
     )
-    chunk = parallel.compile_chunk(make_train_chunk(step))
+    chunk = parallel.compile_chunk(make_train_chunk(step), arguments[0])
     compiled = chunk.lower(*arguments).compile()
     state, _ = compiled(*arguments)
     return jax.tree.leaves(jax.device_get(parallel.fetch(state).params)), compiled.as_text()

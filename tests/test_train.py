@@ -1,23 +1,22 @@
 """One run from end to end on a tiny data set: layouts, resuming, failures, records."""
 
 import contextlib
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_runs import Killed, inputs_of, lines, make_config, on_points, parameters
 
 import mlresearch
 import mlresearch.step
 from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
-from mlresearch.config import base_config, part_names, part_options, resolve
+from mlresearch.config import part_names, part_options, resolve
 from mlresearch.data.pipeline import Feed
 from mlresearch.errors import UserError
 from mlresearch.fit import Stopped, stack
-from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
 from mlresearch.step import init_state, make_train_chunk, make_train_step
@@ -26,24 +25,13 @@ from mlresearch.train import NonFiniteError, train
 
 @pytest.fixture
 def config(data_dir):
-    config = base_config()
-    config.data.name = "tiny/paths"
-    config.data.dir = str(data_dir)
-    config.encoder.bag.dim = 16
-    config.text.vocab_size = 80
-    config.text.num_buckets = 2
-    config.head.name = "conditional"
-    config.head.conditional.siblings = "any"
-    config.train.batch_size = 16
+    """Thirty steps, on all devices."""
+    config = make_config(data_dir)
     config.train.num_epochs = 3.0
-    config.train.log_every_steps = 4
     config.evaluate.batch_size = 16
-    config.optim.learning_rate = 0.01
+    config.evaluate.predictions = True
+    config.parallel.num_devices = 0
     return config
-
-
-def parameters(folder):
-    return jax.tree.leaves(mlresearch.load(str(folder)).params)
 
 
 def test_a_run_from_end_to_end(config, tmp_path):
@@ -60,7 +48,7 @@ def test_a_run_from_end_to_end(config, tmp_path):
     # The words name the labels: a model that learned anything reads most of them.
     assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
     assert record["metrics"]["test"]["mode"]["violation_rate"] == 0
-    losses = [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train_loss"] for line in lines(folder)]
     assert losses[-1] < losses[0] / 2
 
     run = mlresearch.load(str(folder))
@@ -74,17 +62,9 @@ def test_a_run_from_end_to_end(config, tmp_path):
     assert again == record
 
 
-def inputs_of(config):
-    """Data set, what is learnt from it before the model, and model inputs."""
-    dataset = load_dataset(config)
-    preprocessing = Preprocessing.learn(config, dataset.train)
-    return dataset, preprocessing, {name: preprocessing.encode(split) for name, split in dataset.splits.items()}
-
-
 def test_every_example_counts_once(config):
     resolved = resolve(config)
-    _, _, splits = inputs_of(resolved)
-    for batches in make_batches(resolved, splits, 9).values():
+    for batches in inputs_of(resolved)[2].values():
         for passing in (batches.once(), batches.epoch(seed=3, number=5)):
             rows = np.concatenate([batch.rows[batch.mask] for batch in passing])
             assert sorted(rows) == list(range(len(batches.split)))
@@ -101,16 +81,15 @@ def test_every_example_counts_once(config):
     assert not np.array_equal(orders[0], orders[3])
 
 
-def steps_under(config, mode, num_devices, num_steps):
+def steps_under(config, mode, num_devices, num_steps, label_devices=1):
     """Parameters and losses after some steps, padded last batches and dropout included."""
-    dataset, preprocessing, splits = inputs_of(config)
-    batches = make_batches(config, splits, 9)["train"]
+    dataset, preprocessing, batches = inputs_of(config)
     graphdef, params, rates, structure = create_model(config, preprocessing.spec, 9, dataset.hierarchy)
-    parallel = Parallel(mode, num_devices, 1, 16)
-    step = make_train_step(config, graphdef, 9, num_steps, parallel.axis_name, batches.buckets)
-    chunk = parallel.compile_chunk(make_train_chunk(step))
+    parallel = Parallel(mode, num_devices, 1, 16, label_devices=label_devices)
+    step = make_train_step(config, graphdef, 9, num_steps, parallel.axis_name, batches["train"].buckets)
     state = parallel.put_runs(stack([init_state(config, params, rates, num_steps, select=False)]))
-    taken, buckets = Feed(batches, [config.seed]).chunk(0, num_steps, num_steps)
+    chunk = parallel.compile_chunk(make_train_chunk(step), state)
+    taken, buckets = Feed(batches["train"], [config.seed]).chunk(0, num_steps, num_steps)
     state, metrics = chunk(state, parallel.replicate(structure), parallel.put_chunk(taken), buckets, num_steps)
     assert not taken.mask.all(), "no batch was padded"
     params = parallel.fetch(state).params
@@ -124,7 +103,6 @@ def test_devices_give_the_numbers_of_one(config, head, optimizer):
 
     SGD shows a gradient of the wrong scale, which Adam hides.
     """
-    config.head.conditional.siblings = "any"
     config.head.name = head
     config.encoder.bag.dropout = 0.5
     config.optim.name = optimizer
@@ -140,6 +118,29 @@ def test_devices_give_the_numbers_of_one(config, head, optimizer):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_devices_that_share_the_labels_give_the_numbers_of_one(config, sparse):
+    """Nine labels in 16 rows over 8 devices, or over 2 of 4 × 2; the moments are shared as the parameters are."""
+    config.decoder.linear.multiple = 8
+    config.head.conditional.sparse = sparse
+    config = resolve(config)
+    expected_losses, expected = steps_under(config, "jit", 1, 20)
+    for label_devices in (8, 2):
+        losses, params = steps_under(config, "jit", 8, 20, label_devices)
+        np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
+        for got, wanted in zip(params, expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_labels_that_devices_do_not_divide_are_refused(config):
+    with pytest.raises(UserError, match=r"9 rows of labels cannot be shared .*decoder\.linear\.multiple = 2"):
+        steps_under(resolve(config), "jit", 8, 20, 2)
+    with pytest.raises(UserError, match=r"label_devices is 3: .* the number of devices, which is 8"):
+        Parallel("jit", 8, 1, 12, label_devices=3)
+    with pytest.raises(UserError, match=r"label_devices is 2: that needs parallel\.mode = 'jit'"):
+        Parallel("pmap", 8, 1, 12, label_devices=2)
+
+
 def test_pmap_runs_from_end_to_end(config, tmp_path):
     jit = train(config, tmp_path / "jit")
     config.parallel.mode = "pmap"
@@ -147,10 +148,6 @@ def test_pmap_runs_from_end_to_end(config, tmp_path):
     for split in ("validation", "test"):
         for name, value in jit["metrics"][split]["ranking"].items():
             assert pmap["metrics"][split]["ranking"][name] == pytest.approx(value, abs=1e-3), name
-
-
-class Killed(BaseException):
-    """Nothing in the code under test catches this one."""
 
 
 def test_a_killed_run_goes_on_to_the_same_parameters(config, tmp_path, monkeypatch):
@@ -174,7 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_parameters(config, tmp_path, monkeypat
     for got, wanted in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"), strict=True):
         assert np.array_equal(got, wanted)
     assert resumed["metrics"] == whole["metrics"]
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines(tmp_path / "killed")]
     assert steps == sorted(set(steps))
 
 
@@ -188,8 +185,7 @@ def test_stopped_by_the_user(config, tmp_path):
         mlresearch.load(str(tmp_path))
     resumed = train(config, tmp_path)
     assert resumed["resumed_at"] == 8
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8, 12, 16, 20, 24, 28, 30]
     assert resumed["seconds"]["train"] > 0
 
 
@@ -296,17 +292,15 @@ def test_label_sets_that_the_head_cannot_give_are_refused_by_row(config, tmp_pat
 def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
     """Shapes and dtypes of a whole step, traced without computing."""
     config.decoder.name, config.head.name = decoder, head
-    config.head.conditional.siblings = "any"
+    config.encoder.bag.update(part_options("encoder", "bag"))
     for encoder in ("bag", "text_transformer"):
         config.encoder.name = encoder
-        config.encoder.bag.dim = part_options("encoder", "bag")["dim"] if encoder != "bag" else 16
         resolved = resolve(config)
-        dataset, preprocessing, splits = inputs_of(resolved)
-        batches = make_batches(resolved, splits, 9)["train"]
+        dataset, preprocessing, batches = inputs_of(resolved)
         graphdef, params, rates, structure = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
         step = make_train_step(resolved, graphdef, 9, 10, None)
         state = init_state(resolved, params, rates, 10, select=False)
-        after, metrics = jax.eval_shape(step, state, structure, next(iter(batches.once())))
+        after, metrics = jax.eval_shape(step, state, structure, next(iter(batches["train"].once())))
         assert jax.tree.structure(after) == jax.tree.structure(state)
         for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
             assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -322,14 +316,8 @@ def test_batches_that_devices_do_not_divide_are_refused():
 
 @pytest.fixture
 def points(config):
-    config.data.name = "points"
-    config.encoder.name = "mlp"
-    config.encoder.bag.dim = part_options("encoder", "bag")["dim"]
-    config.encoder.mlp.dim = 32
-    config.encoder.mlp.dropout = 0.0
-    config.head.name = "independent"
     config.train.num_epochs = 40.0
-    return config
+    return on_points(config)
 
 
 def test_features_and_flat_labels(points, tmp_path):
@@ -353,8 +341,7 @@ def test_parts_that_lack_what_they_need_are_refused_by_name(points, tmp_path):
     with pytest.raises(UserError, match="head 'max_constraint' needs a label hierarchy"):
         train(points, tmp_path / "run")
     points.head.name = "independent"
-    points.encoder.mlp.dim = part_options("encoder", "mlp")["dim"]
-    points.encoder.mlp.dropout = part_options("encoder", "mlp")["dropout"]
+    points.encoder.mlp.update(part_options("encoder", "mlp"))
     points.encoder.name = "bag"
     with pytest.raises(UserError, match="encoder 'bag' reads text"):
         train(points, tmp_path / "run")
