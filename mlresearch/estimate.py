@@ -25,6 +25,7 @@ from mlresearch.fit import CHUNK_BYTES
 from mlresearch.heads import Structure, check_label_values
 from mlresearch.inputs import Preprocessing, dataset_key, load_dataset, make_batches
 from mlresearch.model import Model
+from mlresearch.scored import CELL_BYTES, KEPT_BYTES
 from mlresearch.step import TrainState, init_state, make_train_step
 from mlresearch.train import num_steps_of
 
@@ -160,8 +161,8 @@ class Estimator:
 
         Seconds: those of compiling; the operations of the longest step at half the speed of a product of matrices, and
         the parameters and moments moved 4 times. Bytes of a run: its parameters and moments 4 times, what its longest
-        step holds at once (`peak_bytes`), one set of batches, and the scores of the validation and test splits. All of
-        it is right within a factor of 2 or 3.
+        step holds at once (`peak_bytes`), one set of batches, and the scores of the validation and test splits that are
+        kept. All of it is right within a factor of 2 or 3.
         """
         program = json.dumps(together(config), sort_keys=True)
         if program not in self._costs:
@@ -178,8 +179,8 @@ class Estimator:
         lengths = batches.split.lengths
         share = float(lengths.mean() / max(batches.buckets[-1], 1)) if lengths.any() else 1.0
         step_seconds = 2 * operations * share / self._machine.flops + 4 * state_bytes / self._machine.bandwidth
-        evaluated = len(splits["validation"]) + len(splits["test"])
-        scores = 6.0 * evaluated * traced.num_labels
+        cells = [len(splits[name]) * traced.num_labels for name in ("validation", "test")]
+        scores = sum(min(CELL_BYTES * each, KEPT_BYTES) for each in cells)
         batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(longest))
         chunk = min(config.train.chunk_steps * batch_bytes, CHUNK_BYTES)
         arrays = [array for split in splits.values() for array in (split.tokens, split.features) if array is not None]
