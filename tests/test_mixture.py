@@ -329,13 +329,14 @@ def test_devices_give_the_numbers_of_one(config):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
 
 
-@every_kind
+@pytest.mark.parametrize(("of", "siblings", "forest"), [KINDS[0], KINDS[2], KINDS[3]])
 def test_heads_side_by_side_are_heads_alone(of, siblings, forest):
     hierarchy = hierarchies(forest)[0]
     graph, params, structure = nnx.split(make_head(hierarchy, 3, of, siblings), nnx.Param, ...)
     several = jax.tree.map(lambda x: jnp.stack([x, -x]), params)
     all_scores, all_encoded = zip(*(inputs(6, hierarchy.num_labels, 3, seed) for seed in (0, 1)), strict=True)
 
+    @jax.jit
     def outputs(params, scores, encoded):
         dist = nnx.merge(graph, params, structure)(scores, encoded)
         labels = dist.sample(jax.random.key(0), 1)[0]
@@ -344,9 +345,7 @@ def test_heads_side_by_side_are_heads_alone(of, siblings, forest):
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *zip(all_scores, all_encoded, strict=True))
     together = jax.jit(jax.vmap(outputs))(several, *stacked)
     for place in range(2):
-        alone = jax.jit(outputs)(
-            jax.tree.map(lambda x, at=place: x[at], several), all_scores[place], all_encoded[place]
-        )
+        alone = outputs(jax.tree.map(lambda x, at=place: x[at], several), all_scores[place], all_encoded[place])
         for got, wanted in zip(together, alone, strict=True):
             np.testing.assert_allclose(got[place], wanted, rtol=1e-5, atol=1e-6)
 
