@@ -180,7 +180,7 @@ class Estimator:
         share = float(lengths.mean() / max(batches.buckets[-1], 1)) if lengths.any() else 1.0
         step_seconds = 2 * operations * share / self._machine.flops + 4 * state_bytes / self._machine.bandwidth
         cells = [len(splits[name]) * traced.num_labels for name in ("validation", "test")]
-        scores = sum(min(CELL_BYTES * each, KEPT_BYTES) for each in cells)
+        scores = float(sum(min(CELL_BYTES * each, KEPT_BYTES) for each in cells))
         batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(longest))
         chunk = min(config.train.chunk_steps * batch_bytes, CHUNK_BYTES)
         arrays = [array for split in splits.values() for array in (split.tokens, split.features) if array is not None]

@@ -87,6 +87,8 @@ def test_each_step_is_computed_at_its_own_length(config, monkeypatch):
     seen = []
 
     class Told:
+        sparse = False
+
         def __init__(self, inputs, keys):
             seen.append(inputs.tokens.shape[-1])
             self.words = inputs.token_mask.sum(1)

@@ -385,29 +385,26 @@ class BayesianNetwork(LabelDistribution):
         return jnp.zeros_like(drawn).at[members].set(drawn, unique_indices=True)
 
 
-def log_sigmoids(scores: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Return log σ(s) and log σ(−s), which are min(±s, 0) − log(1 + e^−|s|)."""
-    common = _log1p_of_unit(jnp.exp(-jnp.abs(scores)))
-    return jnp.minimum(scores, 0.0) - common, jnp.minimum(-scores, 0.0) - common
-
-
 @jax.custom_jvp
-def _log1p_of_unit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return log(1 + x) for 0 ≤ x ≤ 1, to the last bit or two, in a fifth of the time of `jnp.log1p`.
+def log_sigmoids(scores: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Return log σ(s) and log σ(−s), which are min(±s, 0) − log(1 + z) with z = e^−|s|, in a fifth of the usual time.
 
-    With t = x / (2 + x) ≤ ⅓ it is 2 artanh t = 2 (t + t³/3 + t⁵/5 + …): eight terms for float32, 17 for float64.
+    With t = z / (2 + z) ≤ ⅓, log(1 + z) = 2 artanh t = 2 (t + t³/3 + t⁵/5 + …); eight terms for float32, 17 for
+    float64.
     """
-    t = x / (2.0 + x)
+    z = jnp.exp(-jnp.abs(scores))
+    t = z / (2.0 + z)
     square = jnp.square(t)
-    series = jnp.zeros_like(x)
-    for power in reversed(range(1, 16 if x.dtype == jnp.float32 else 34, 2)):
+    series = jnp.zeros_like(z)
+    for power in reversed(range(1, 16 if scores.dtype == jnp.float32 else 34, 2)):
         series = series * square + 2.0 / power
-    return t * series
+    return jnp.minimum(scores, 0.0) - t * series, jnp.minimum(-scores, 0.0) - t * series
 
 
-@_log1p_of_unit.defjvp
-def _log1p_of_unit_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _log1p_of_unit(primals[0]), tangents[0] / (1.0 + primals[0])
+@log_sigmoids.defjvp
+def _log_sigmoids_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (scores,), (tangent,) = primals, tangents
+    return log_sigmoids(scores), (jax.nn.sigmoid(-scores) * tangent, -jax.nn.sigmoid(scores) * tangent)
 
 
 def _first_maximum(
@@ -480,7 +477,7 @@ class Head(nnx.Module):
         self.sparse = sparse
         self.num_touched = 0
         self.unknown_labels = hierarchy.is_forest and not sparse
-        self.index = Structure(index_hierarchy(hierarchy, closure=not hierarchy.is_forest))
+        self.index = Structure(index_hierarchy(hierarchy, closure=False))
         self.families = Structure(group_families(hierarchy) if hierarchy.is_forest else None)
 
     def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> BayesianNetwork:
