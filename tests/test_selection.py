@@ -40,13 +40,13 @@ def selecting(data_dir):
     config = make_config(data_dir)
     config.optim.schedule, config.optim.warmup_share, config.optim.clip_norm = "constant", 0.0, 0.0
     config.train.replicas = 2
-    config.train.replica_overrides = ("seed=0,optim.learning_rate=5", "seed=1")
+    config.train.replica_overrides = ("seed=0,optim.learning_rate=7", "seed=1")
     config.train.num_epochs = LAST / 10
     config.evaluate.every_epochs = EVERY / 10
     return config
 
 
-NAMES = ("seed_0+seed=0+optim.learning_rate=5", "seed_1+seed=1")
+NAMES = ("seed_0+seed=0+optim.learning_rate=7", "seed_1+seed=1")
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_mistakes_of_the_config_file_are_told(text, message, tmp_path, data_dir)
 
 
 FREE = (  # where and how a run is computed, not what
-    *("data.dir", "data.manual_dir", "parallel.mode", "parallel.num_devices"),
+    *("data.dir", "data.manual_dir", "parallel.mode", "parallel.num_devices", "parallel.label_devices"),
     *("train.log_every_steps", "train.checkpoint_every_seconds", "train.chunk_steps"),
     *("train.replicas", "train.replica_overrides"),
 )
@@ -218,6 +218,7 @@ def test_a_run_is_named_after_all_that_it_computes(tmp_path, data_dir):
     assert len(names) > 40
     names |= {"": run.run_id("print"), "fingerprint": run.run_id("another")}
     names["baseline"] = StudyRun(run.overrides, run.row, run.config, "one_vs_rest").run_id("print")
+    names["ensemble"] = StudyRun(run.overrides, run.row, run.config, None, ensemble=2).run_id("print")
     assert len({*names.values()}) == len(names)
     assert StudyRun({"seed": 3}, "another row", run.config, None).run_id("print") == run.run_id("print")
 
