@@ -267,6 +267,11 @@ def _check_values(config: ConfigDict) -> None:
         raise UserError("config.train.patience needs a metric to wait for: set config.train.select")
 
 
+def watched_group(config: ConfigDict) -> str:
+    """Return which group of metrics is watched while runs train: that which parameters are chosen by, or ``mode``."""
+    return str(config.train.select or "mode").partition(".")[0]
+
+
 def check_selection(place: str) -> None:
     """Raise `UserError` unless the validation split's number at ``group.metric`` can choose parameters."""
     group = place.partition(".")[0]

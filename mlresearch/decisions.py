@@ -71,6 +71,7 @@ class Mode:
 
     def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
         """Return the predictions."""
+        assert scores.mode is not None, "asked for when the model scored the examples"
         return scores.mode
 
     def to_json(self) -> dict[str, Any]:

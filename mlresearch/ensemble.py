@@ -23,9 +23,10 @@ from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first,
 from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.heads.mixture import Mixture
+from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.predict import Run
-from mlresearch.propagation import HierarchyIndex, index_hierarchy, settle
+from mlresearch.propagation import settle
 from mlresearch.pytree import pytree_dataclass
 from mlresearch.step import Scored, make_loss, multi_hot
 
@@ -67,11 +68,12 @@ def combine(members: LabelDistribution, index: HierarchyIndex | None) -> LabelDi
     if isinstance(members, Mixture):
         _, batch, num_components = members.log_gates.shape
         log_gates = members.log_gates.swapaxes(0, 1).reshape(batch, -1) - math.log(count)
-        return Mixture(log_gates, _join(members.components, batch, num_components))
+        return Mixture(log_gates, _join(members.components, batch, num_components), members.marginal_share)
     if isinstance(members, BayesianNetwork | ProductOfBernoullis):
         batch = members.scores.shape[2 if isinstance(members, BayesianNetwork) else 1]
         log_gates = jnp.full((batch, count), -math.log(count), members.scores.dtype)
-        return Mixture(log_gates, _join(members, batch, 1))
+        share = members.marginal_share if isinstance(members, BayesianNetwork) else 0.0
+        return Mixture(log_gates, _join(members, batch, 1), share)
     return MeanMarginals(jax.vmap(lambda member: member.log_marginals)(members), index)
 
 
@@ -163,7 +165,7 @@ def _scorer(members: Sequence[Run], config: ConfigDict) -> Callable[[Batch], Sco
 
         dist = combine(jax.vmap(member)(params, numbers), index)
         labels = multi_hot(batch.label_ids, batch.label_values, first.label_space.num_labels)
-        loss = dist.loss(labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
-        return Scored(dist.log_marginals[None], dist.mode()[None], loss[None])
+        scored = Scored.of(dist, labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
+        return jax.tree.map(lambda leaf: leaf[None], scored)
 
     return lambda batch: score(params, numbers, first.structure, index, batch)

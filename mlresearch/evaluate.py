@@ -47,7 +47,7 @@ def score_split(score: Callable[[Batch], Scored], batches: Batches, split: str, 
             yield (
                 np.asarray(batch.rows)[real],
                 scored.log_marginals[:, real],
-                scored.mode[:, real],
+                None if scored.mode is None else scored.mode[:, real],
                 scored.loss[:, real],
             )
 

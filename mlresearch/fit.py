@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch.checkpoint import Checkpoints
+from mlresearch.config import watched_group
 from mlresearch.data.pipeline import Batch, Batches, Feed
 from mlresearch.definitions import direction
 from mlresearch.errors import UserError
@@ -64,12 +65,15 @@ class Program:
         self.num_labels = num_labels
         self.parallel = parallel
         self.structure = parallel.replicate(structure)
-        self._eval_step = parallel.compile_eval(make_eval_step(config, graphdef, num_labels))
+        self._eval_steps = {
+            modes: parallel.compile_eval(make_eval_step(config, graphdef, num_labels, modes=modes))
+            for modes in (True, False)
+        }
 
-    def scorer(self, params: PyTree, numbers: Numbers) -> Callable[[Batch], Scored]:
+    def scorer(self, params: PyTree, numbers: Numbers, *, modes: bool = True) -> Callable[[Batch], Scored]:
         """Return what scores batches with parameters that are on the devices, those of all runs."""
         return lambda batch: self.parallel.gather(
-            self._eval_step(params, numbers, self.structure, self.parallel.put_batch(batch))
+            self._eval_steps[modes](params, numbers, self.structure, self.parallel.put_batch(batch))
         )
 
 
@@ -218,7 +222,8 @@ def fit(
             bar.advance(number)
             if validate and (at % interval == 0 or (at == last and config.train.select)):
                 meter.flush()
-                reports = validate(program.scorer(state.shown_params, state.numbers))
+                modes = watched_group(config) == "mode"
+                reports = validate(program.scorer(state.shown_params, state.numbers, modes=modes))
                 for log, report, step in zip(logs, reports, reached, strict=True):
                     if step == at:
                         known = {place: value for place, value in report.items() if value is not None}

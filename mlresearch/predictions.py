@@ -28,6 +28,7 @@ class Predictions:
     def add(self, scores: ScoredRows) -> None:
         """Take in some examples."""
         rows, values = scores.rows, scores.log_marginals
+        assert scores.mode is not None, "asked for when the model scored the examples"
         at, ids = np.nonzero(scores.mode)
         self._mode.append((rows[at], ids.astype(np.int32)))
         if self._label_ids is not None:

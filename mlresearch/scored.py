@@ -19,20 +19,21 @@ KEPT_BYTES = 256 << 20
 CELL_BYTES = 7
 """Bytes of a cell of a block: its score, the mode, the truth, and whether that is known."""
 
-Said: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Places of some examples in their split; of all runs log-marginals, modes [runs, rows, labels], and losses."""
+Said: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
+"""Places of some examples in their split; of all runs log-marginals, modes [runs, rows, labels] if any, and losses."""
 
 
 class ScoredRows(NamedTuple):
     """What one run says of some examples of a split, and the truth.
 
-    rows: their places in the split. loss: one an example, NaN where there is none. labels: the truth, of soft labels
-    whether they are over ½. known: whether the truth is known, None where all of it is.
+    rows: their places in the split. mode: None where nobody asked. loss: one an example, NaN where there is none.
+    labels: the truth, of soft labels whether they are over ½. known: whether the truth is known, None where all of it
+    is.
     """
 
     rows: Int[np.ndarray, "rows"]
     log_marginals: Float32[np.ndarray, "rows labels"]
-    mode: Bool[np.ndarray, "rows labels"]
+    mode: Bool[np.ndarray, "rows labels"] | None
     loss: Float[np.ndarray, "rows"]
     labels: Bool[np.ndarray, "rows labels"]
     known: Bool[np.ndarray, "rows labels"] | None = None
@@ -77,12 +78,12 @@ class ScoredSplit:
         height = max(BLOCK_CELLS // self.num_labels, 1)
         parts: list[Said] = []
         room = height
-        for rows, *of_runs in self._score():
+        for rows, log_marginals, mode, loss in self._score():
             start = 0
             while start < len(rows):
                 part = slice(start, start + room)
-                log_marginals, mode, loss = (of[:, part] for of in of_runs)
-                parts.append((rows[part], log_marginals, mode, loss))
+                of_part = None if mode is None else mode[:, part]
+                parts.append((rows[part], log_marginals[:, part], of_part, loss[:, part]))
                 start, room = part.stop, room - len(rows[part])
                 if not room:
                     yield self._join(parts)
@@ -92,7 +93,9 @@ class ScoredSplit:
 
     def _join(self, parts: Sequence[Said]) -> list[ScoredRows]:
         rows = np.concatenate([part[0] for part in parts])
-        log_marginals, mode, loss = (np.concatenate([part[of] for part in parts], axis=1) for of in (1, 2, 3))
+        log_marginals, loss = (np.concatenate([part[of] for part in parts], axis=1) for of in (1, 3))
+        modes = [part[2] for part in parts if part[2] is not None]
+        mode = np.concatenate(modes, axis=1) if modes else [None] * len(loss)
         truth = self._labels.multi_hot(self.num_labels, rows), self._labels.known(self.num_labels, rows)
         return [
             ScoredRows(rows, log_marginals[run].astype(np.float32, copy=False), mode[run], loss[run], *truth)

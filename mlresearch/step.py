@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
 from mlresearch.data.pipeline import ArrayLike, Batch
-from mlresearch.heads import LabelLoss, Labels
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels
 from mlresearch.optim import NUMBERS, make_optimizer
 from mlresearch.pytree import pytree_dataclass
 
@@ -87,11 +87,16 @@ class StepMetrics:
 
 @pytree_dataclass
 class Scored:
-    """What a model says of a batch."""
+    """What a model says of a batch. mode: None where nobody asked, since it may cost more than all else."""
 
     log_marginals: Float[Array, "*runs batch labels"]
-    mode: Bool[Array, "*runs batch labels"]
+    mode: Bool[Array, "*runs batch labels"] | None
     loss: Float[Array, "*runs batch"]
+
+    @classmethod
+    def of(cls, dist: LabelDistribution, labels: Labels, label_loss: LabelLoss, *, modes: bool = True) -> "Scored":
+        """Return what is reported of a distribution."""
+        return cls(dist.log_marginals, dist.mode() if modes else None, dist.loss(labels, label_loss))
 
 
 def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
@@ -287,11 +292,11 @@ def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None 
 
 
 def make_eval_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int
+    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, *, modes: bool = True
 ) -> Callable[[PyTree, Numbers, PyTree, Batch], Scored]:
     """Return the step that scores a batch by several runs, without dropout: ``(params, numbers, structure, batch)``.
 
-    params and numbers have a leading axis of runs, and so has what they say of the batch.
+    params and numbers have a leading axis of runs, and so has what they say of the batch. modes: among that.
     """
 
     def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
@@ -300,7 +305,7 @@ def make_eval_step(
         def one_run(run: tuple[PyTree, Numbers]) -> Scored:
             params, numbers = run
             dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
-            return Scored(dist.log_marginals, dist.mode(), dist.loss(labels, make_loss(config, numbers)))
+            return Scored.of(dist, labels, make_loss(config, numbers), modes=modes)
 
         return over_runs(one_run, (params, numbers))
 

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
-from mlresearch.config import check_together, replicas, resolve
+from mlresearch.config import check_together, replicas, resolve, watched_group
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
@@ -168,7 +168,7 @@ def _train(
         try:
             # Steps
             def watch(score: Callable[[Batch], Scored]) -> list[dict[str, float | None]]:
-                group = (config.train.select or "mode").partition(".")[0]
+                group = watched_group(config)
                 scored = score_split(score, batches["validation"], "validation", dataset.fingerprint)
                 worst: dict[str, float | None] = {config.train.select: None}  # where probabilities are NaN
                 return [each or worst for each in validation_metrics(scored, len(configs), group, hierarchy)]

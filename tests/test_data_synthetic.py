@@ -17,7 +17,7 @@ from mlresearch.data.truth import Truth, dependence_recovered
 from mlresearch.errors import UserError
 from mlresearch.heads import conditional
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.propagation import index_hierarchy
+from mlresearch.hierarchy_index import index_hierarchy
 
 SHAPES = ["tree", "dag", "flat"]
 SIZES = {"num_train": 60, "num_validation": 20, "num_test": 30}

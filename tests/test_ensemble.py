@@ -15,10 +15,10 @@ from mlresearch import workdir
 from mlresearch.cli import main
 from mlresearch.ensemble import MeanMarginals, combine
 from mlresearch.errors import UserError
+from mlresearch.hierarchy_index import index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.losses.binary_cross_entropy import Loss
 from mlresearch.predict import Run
-from mlresearch.propagation import index_hierarchy
 from mlresearch.study import Study
 from mlresearch.sweep import plan
 

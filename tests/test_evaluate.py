@@ -240,6 +240,20 @@ def test_batches_are_scored_without_their_padding_and_find_their_places():
         assert of_run.log_marginals.dtype == np.float32
 
 
+def test_rankings_need_no_mode():
+    scored, sets = (np.log(np.random.default_rng(0).random((2, 5, 3))), np.arange(15).reshape(5, 3) % 2 == 0)
+    labels = LabelSets.from_rows([np.flatnonzero(row).tolist() for row in sets])
+
+    def split(mode):
+        said = np.arange(5), scored, mode, -scored.sum(-1)
+        return ScoredSplit("validation", "abc", labels, 3, lambda: iter([said]))
+
+    without, beside = (validation_metrics(split(mode), 2, "ranking", None) for mode in (None, scored > -0.5))
+    assert without == beside
+    with pytest.raises(AssertionError, match="asked for"):
+        validation_metrics(split(None), 2, "mode", None)
+
+
 def peak_bytes(examples, num_labels):
     """The most that is held at once while a long split is evaluated that is made as it is asked for."""
     rng = np.random.default_rng(0)

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from test_hierarchy import names, random_dag
 
-from mlresearch import propagation
+from mlresearch import hierarchy_index
 from mlresearch.families import group_families
-from mlresearch.heads.conditional import BayesianNetwork, log_sigmoids
+from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.propagation import (
-    descendant_maximum,
-    index_hierarchy,
-    keep_with_parents,
-    parent_minimum,
-    path_sum,
-    settle,
-)
+from mlresearch.hierarchy_index import index_hierarchy
+from mlresearch.logspace import log_sigmoids
+from mlresearch.propagation import descendant_maximum, keep_with_parents, parent_minimum, path_sum, settle
 
 FORMULATIONS = {
     "paths gathered, levels unrolled": {},
@@ -135,7 +130,7 @@ def numpy_of(tree):
 @pytest.mark.parametrize("constants", FORMULATIONS.values(), ids=FORMULATIONS)
 def test_every_formulation_equals_plain_loops(hierarchy, constants, monkeypatch):
     for name, value in constants.items():
-        monkeypatch.setattr(propagation, name, value)
+        monkeypatch.setattr(hierarchy_index, name, value)
     index = index_hierarchy(hierarchy, closure=False)
     rng = np.random.default_rng(1)
     shape = (hierarchy.num_labels, 6)

@@ -11,9 +11,11 @@ import numpy as np
 from experiments.bench.heads import icd_hierarchy
 from mlresearch.families import group_families
 from mlresearch.heads import labels_first
-from mlresearch.heads.conditional import BayesianNetwork, log_sigmoids
+from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.propagation import descendant_maximum, index_hierarchy, path_sum, settle
+from mlresearch.hierarchy_index import index_hierarchy
+from mlresearch.logspace import log_sigmoids
+from mlresearch.propagation import descendant_maximum, path_sum, settle
 
 BATCH = 64
 ROUNDS = 61

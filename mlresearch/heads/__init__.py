@@ -28,7 +28,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.errors import UserError
-from mlresearch.logspace import log_odds
+from mlresearch.logspace import LOGIT_BOUND, log_odds
 
 Labels = Bool[Array, "batch labels"] | Float[Array, "batch labels"]
 """The truth of a batch: bool where every label is on or off; else float, a label's probability or NaN for unknown.
@@ -72,7 +72,7 @@ class LabelDistribution(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """What training minimises, summed over labels: −`log_prob`, or `label_loss` on the marginals.
+        """What training minimises, summed over labels: −`log_prob`, `label_loss` on the marginals, or some of each.
 
         Neither the value nor its gradient is NaN where labels are unknown; with nothing known the loss is exactly 0.
         """
@@ -83,6 +83,13 @@ class LabelDistribution(abc.ABC):
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return exact ``log p(labels | input)``, −inf for an impossible set.
+
+        Raises `NotNormalisedError` where the head has marginals only.
+        """
+        raise NotNormalisedError(f"{type(self).__name__} has marginals but no joint distribution")
+
+    def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return exact log P(known labels), NaN standing for unknown; exactly 0 if nothing is known.
 
         Raises `NotNormalisedError` where the head has marginals only.
         """
@@ -103,6 +110,36 @@ def sum_label_loss(
     # The loss never sees a NaN: masking its result alone would leave one in the gradient.
     losses = label_loss(logits, jnp.where(known, labels, 0.0).astype(logits.dtype))
     return jnp.where(known, losses, 0.0).sum(-1)
+
+
+def joint_loss(
+    dist: LabelDistribution, labels: Labels, label_loss: LabelLoss, marginal_share: float
+) -> Float[Array, "batch"]:
+    """Return −(1 − w) log p(known labels) + w Σ `label_loss`(marginal log-odds, label), w: `marginal_share`.
+
+    The likelihood judges a label given what the truth says of others, a marginal without their help, as rankings do. A
+    term without a share is not computed.
+
+    Source: Varin, Reid and Firth, "An Overview of Composite Likelihood Methods", 2011 (such sums in general).
+    """
+    if marginal_share < 1:
+        likelihood_loss = -(dist.log_prob(labels) if labels.dtype == bool else dist.log_prob_known(labels))
+    if marginal_share > 0:
+        # Where log-odds are clipped below, log p is as good, and its gradient does not vanish.
+        log_marginals = dist.log_marginals
+        logits = jnp.where(log_marginals < -LOGIT_BOUND, log_marginals, log_odds(log_marginals))
+        marginal_loss = sum_label_loss(label_loss, logits, labels)
+    if marginal_share == 0:
+        return likelihood_loss
+    if marginal_share == 1:
+        return marginal_loss
+    return (1 - marginal_share) * likelihood_loss + marginal_share * marginal_loss
+
+
+def check_share(share: float, setting: str) -> None:
+    """Raise `UserError`, which names the setting, unless it is a share."""
+    if not 0 <= share <= 1:
+        raise UserError(f"{setting} is {share}; it is a share, 0 to 1")
 
 
 def check_label_values(head: Any, name: str, *, has_soft: bool, has_unknown: bool) -> None:

@@ -15,17 +15,23 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.families import Families, Siblings, group_families, log_at_least_one, log_normaliser
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
+from mlresearch.heads import (
+    LabelDistribution,
+    LabelLoss,
+    Labels,
+    Structure,
+    check_share,
+    joint_loss,
+    labels_first,
+)
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.hierarchy_index import HierarchyIndex, LevelEdges, Lists, index_hierarchy
 from mlresearch.label_space import LabelSets
-from mlresearch.logspace import at_least_float32
+from mlresearch.logspace import at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_given_parents, log_share_among_siblings
 from mlresearch.propagation import (
-    HierarchyIndex,
-    LevelEdges,
-    Lists,
     apart,
-    index_hierarchy,
+    first_maximum,
     keep_with_parents,
     parent_minimum,
     parents_on,
@@ -34,6 +40,7 @@ from mlresearch.propagation import (
     segment_max,
     segment_sum,
     settle,
+    sum_before,
     take,
     total,
     walk,
@@ -83,12 +90,14 @@ class BayesianNetwork(LabelDistribution):
 
     The roots are siblings too, as children of a label that is always on: under ``some`` and ``one`` the empty set is
     impossible. scores: labels first. families: None on a DAG with several parents a label, which only ``any`` allows.
+    marginal_share: of the marginals' label-wise loss in `loss`.
     """
 
     scores: Float[Array, "labels batch"]
     index: HierarchyIndex
     families: Families | None
     siblings: Siblings = dataclasses.field(metadata={"static": True})
+    marginal_share: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
     def mode_is_exact(self) -> bool:  # type: ignore[override]
@@ -101,16 +110,16 @@ class BayesianNetwork(LabelDistribution):
 
         On a forest that is a sum along the path, where rounding is monotone; on a DAG a sum over the closure, settled.
         """
-        if self.families is None:
-            return labels_first(settle(path_sum(jax.nn.log_sigmoid(self.scores), self.index), self.index))
         on, _ = self._log_factors()
+        if self.families is None:
+            return labels_first(settle(path_sum(on, self.index), self.index))
         if self.siblings == "some":
             on = jnp.minimum(on - self._log_any()[self.families.family], 0.0)
         return labels_first(path_sum(on, self.index))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Return −`log_prob`, or −`log_prob_known` where labels may be unknown; no label-wise loss is needed."""
-        return -(self.log_prob(labels) if labels.dtype == bool else self.log_prob_known(labels))
+        """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""
+        return joint_loss(self, labels, label_loss, self.marginal_share)
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return Σ log P(label | its parents) over the labels whose parents are all on; −inf for an impossible set."""
@@ -318,7 +327,7 @@ class BayesianNetwork(LabelDistribution):
         if siblings == "any":
             return parent_minimum(gain, self.index) > 0
         members, segments = families.members, families.segments
-        first = _first_maximum(gain[members], segments, families.parent.shape[0])
+        first = first_maximum(gain[members], segments, families.parent.shape[0])
         chosen = jnp.zeros(gain.shape, bool).at[members].set(first, unique_indices=True)
         if siblings == "at_most_one":
             assert of_families is not None
@@ -371,62 +380,18 @@ class BayesianNetwork(LabelDistribution):
         scores = self.scores[members]
         gumbel = jax.random.gumbel(key_first, scores.shape, scores.dtype)
         if self.siblings in ("one", "at_most_one"):
-            drawn = _first_maximum(scores + gumbel, segments, num_families)
+            drawn = first_maximum(scores + gumbel, segments, num_families)
             if self.siblings == "at_most_one":
                 rest = jax.random.gumbel(key_on, (num_families, scores.shape[1]), scores.dtype)
                 drawn &= (scores + gumbel) > rest[segments]
         else:
             # Which sibling is the first that is on, has the probability that it is and all before it are not;
             # those after it are free.
-            none_before = _sum_before(jax.nn.log_sigmoid(-scores), segments)
-            first = _first_maximum(jax.nn.log_sigmoid(scores) + none_before + gumbel, segments, num_families)
-            after = _sum_before(first.astype(scores.dtype), segments) > 0
+            none_before = sum_before(jax.nn.log_sigmoid(-scores), segments)
+            first = first_maximum(jax.nn.log_sigmoid(scores) + none_before + gumbel, segments, num_families)
+            after = sum_before(first.astype(scores.dtype), segments) > 0
             drawn = first | (after & on[members])
         return jnp.zeros_like(drawn).at[members].set(drawn, unique_indices=True)
-
-
-@jax.custom_jvp
-def log_sigmoids(scores: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Return log σ(s) and log σ(−s), which are min(±s, 0) − log(1 + z) with z = e^−|s|, in a fifth of the usual time.
-
-    With t = z / (2 + z) ≤ ⅓, log(1 + z) = 2 artanh t = 2 (t + t³/3 + t⁵/5 + …); eight terms for float32, 17 for
-    float64.
-    """
-    z = jnp.exp(-jnp.abs(scores))
-    t = z / (2.0 + z)
-    square = jnp.square(t)
-    series = jnp.zeros_like(z)
-    for power in reversed(range(1, 16 if scores.dtype == jnp.float32 else 34, 2)):
-        series = series * square + 2.0 / power
-    return jnp.minimum(scores, 0.0) - t * series, jnp.minimum(-scores, 0.0) - t * series
-
-
-@log_sigmoids.defjvp
-def _log_sigmoids_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    (scores,), (tangent,) = primals, tangents
-    return log_sigmoids(scores), (jax.nn.sigmoid(-scores) * tangent, -jax.nn.sigmoid(scores) * tangent)
-
-
-def _first_maximum(
-    x: Float[Array, "rows batch"], segments: Int[Array, "rows"], num_segments: int
-) -> Bool[Array, "rows batch"]:
-    """Return for each column and segment which row holds its maximum, the first of those that tie."""
-    largest = x == segment_max(x, segments, num_segments)[segments]
-    place = jnp.arange(x.shape[0])[:, None]
-    places = jnp.where(largest, place, x.shape[0])
-    first = jax.ops.segment_min(places, segments, num_segments, indices_are_sorted=True)
-    return place == first[segments]
-
-
-def _sum_before(x: Float[Array, "rows batch"], segments: Int[Array, "rows"]) -> Float[Array, "rows batch"]:
-    """Return the sum of the rows of the same segment that come before, by a segmented scan (no differences)."""
-    starts = jnp.concatenate([jnp.ones(1, bool), segments[1:] != segments[:-1]])[:, None]
-    shifted = jnp.where(starts, 0.0, jnp.roll(x, 1, axis=0)).astype(x.dtype)
-
-    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        return jnp.where(right[1], right[0], left[0] + right[0]), left[1] | right[1]
-
-    return jax.lax.associative_scan(combine, (shifted, jnp.broadcast_to(starts, x.shape)))[0]
 
 
 def check_one_parent(hierarchy: LabelHierarchy, setting: str, instead: str) -> None:
@@ -444,10 +409,13 @@ class Head(nnx.Module):
 
     sparse: on forests, training computes the scores of those labels alone that the likelihood of an example touches,
     the roots and the children of labels that are on (`mlresearch.touched`); the same loss at a fraction of the cost
-    where labels are many. Unknown labels need all scores.
+    where labels are many. Unknown labels need all scores, and so do marginals.
 
-    Raises `UserError` without a hierarchy, and where `siblings` or `sparse` needs a forest and a label has several
-    parents.
+    marginal_share: w in a training loss of −(1 − w) log p(labels) + w Σ ℓ(marginal, label), with the config's
+    label-wise ℓ: some of it makes better rankings, the likelihood better sets.
+
+    Raises `UserError` without a hierarchy, where `siblings` or `sparse` needs a forest and a label has several parents,
+    and for a `marginal_share` that is none or that `sparse` cannot compute.
     """
 
     scores_per_label = 1
@@ -462,6 +430,7 @@ class Head(nnx.Module):
         *,
         siblings: Siblings = "any",
         sparse: bool = False,
+        marginal_share: float = 0.0,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -472,9 +441,16 @@ class Head(nnx.Module):
             check_one_parent(hierarchy, f"head.conditional.siblings = {siblings!r}", "siblings = 'any'")
         if sparse:
             check_one_parent(hierarchy, "head.conditional.sparse = True", "sparse = False")
+        check_share(marginal_share, "head.conditional.marginal_share")
+        if sparse and marginal_share:
+            raise UserError(
+                f"head.conditional.marginal_share = {marginal_share} needs the marginals of all labels, which "
+                "head.conditional.sparse = True does not compute; set one of them to 0 or False"
+            )
         self.num_labels = num_labels
         self.siblings = siblings
         self.sparse = sparse
+        self.marginal_share = marginal_share
         self.num_touched = 0
         self.unknown_labels = hierarchy.is_forest and not sparse
         self.index = Structure(index_hierarchy(hierarchy, closure=False))
@@ -487,6 +463,7 @@ class Head(nnx.Module):
             self.index.get_value(),
             self.families.get_value(),
             self.siblings,
+            self.marginal_share,
         )
 
     def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:

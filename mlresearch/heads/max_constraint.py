@@ -16,10 +16,11 @@ from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import LOGIT_BOUND, at_least_float32
 from mlresearch.prior import log_odds_of
-from mlresearch.propagation import HierarchyIndex, descendant_maximum, index_hierarchy, settle
+from mlresearch.propagation import descendant_maximum, settle
 from mlresearch.pytree import pytree_dataclass
 
 

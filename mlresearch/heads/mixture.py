@@ -3,6 +3,7 @@
 Source: Li, Wang, Pavlu and Aslam, "Conditional Bernoulli Mixtures for Multi-label Classification", 2016.
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,7 +16,16 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.families import Siblings
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, conditional, independent, labels_first
+from mlresearch.heads import (
+    LabelDistribution,
+    LabelLoss,
+    Labels,
+    check_share,
+    conditional,
+    independent,
+    joint_loss,
+    labels_first,
+)
 from mlresearch.heads.conditional import BayesianNetwork, check_one_parent
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.hierarchy import LabelHierarchy
@@ -28,7 +38,7 @@ MODE_SEARCH_STEPS = 8
 """The most steps of the search for the mode."""
 
 
-class Scored(NamedTuple):
+class Candidates(NamedTuple):
     """Label sets, and the log-probability of each under each component."""
 
     labels: Bool[Array, "batch labels"]
@@ -40,10 +50,12 @@ class Mixture(LabelDistribution):
     """p(y) = Σₖ πₖ pₖ(y).
 
     log_gates: log π. components: the pₖ as one batch of ``batch · components`` columns, those of an example together.
+    marginal_share: of the marginals' label-wise loss in `loss`.
     """
 
     log_gates: Float[Array, "batch components"]
     components: BayesianNetwork | ProductOfBernoullis
+    marginal_share: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
     def mode_is_exact(self) -> bool:  # type: ignore[override]
@@ -59,8 +71,8 @@ class Mixture(LabelDistribution):
         return labels_first(log_marginals)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Return −`log_prob`, or −`log_prob_known` where labels may be unknown; no label-wise loss is needed."""
-        return -(self.log_prob(labels) if labels.dtype == bool else self.log_prob_known(labels))
+        """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""
+        return joint_loss(self, labels, label_loss, self.marginal_share)
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log Σₖ πₖ pₖ(y); −inf for a set that no component can give."""
@@ -91,7 +103,7 @@ class Mixture(LabelDistribution):
             lambda best, labels: (self._better(best, self._scored(labels)), None), over_half, modes.swapaxes(0, 1)
         )
 
-        def improve(carry: tuple[Scored, Array, Array]) -> tuple[Scored, Array, Array]:
+        def improve(carry: tuple[Candidates, Array, Array]) -> tuple[Candidates, Array, Array]:
             found, _, step = carry
             weights = jax.nn.softmax(self.log_gates + found.log_probs)
             better = self._better(found, self._scored(self.components.pooled_mode(weights, found.labels)))
@@ -120,11 +132,11 @@ class Mixture(LabelDistribution):
         """Return log Σₖ πₖ pₖ from the log pₖ of all columns."""
         return log_mixture(self.log_gates, log_probs.reshape(*log_probs.shape[:-1], *self.log_gates.shape))
 
-    def _scored(self, labels: Bool[Array, "batch labels"]) -> Scored:
+    def _scored(self, labels: Bool[Array, "batch labels"]) -> Candidates:
         log_probs = self.components.log_prob(self._repeat(labels))
-        return Scored(labels, log_probs.reshape(self.log_gates.shape))
+        return Candidates(labels, log_probs.reshape(self.log_gates.shape))
 
-    def _better(self, one: Scored, other: Scored) -> Scored:
+    def _better(self, one: Candidates, other: Candidates) -> Candidates:
         """Return of each example the more probable set, the first where they tie."""
         wins = log_mixture(self.log_gates, other.log_probs) > log_mixture(self.log_gates, one.log_probs)
         return jax.tree.map(lambda one, other: jnp.where(wins[:, None], other, one), one, other)
@@ -150,10 +162,11 @@ def log_mixture(
 class Head(nnx.Module):
     """K components of `conditional` or `independent`; gates π = softmax(W · pooled + b), in float32 or wider.
 
-    components: K. of: what they are. siblings: the rule of `conditional` components.
+    components: K. of: what they are. siblings: the rule of `conditional` components. marginal_share: as for
+    `conditional`, of the mixture's marginals.
 
-    Raises `UserError` for fewer than one component, for `siblings` of independent ones, and where components of
-    `conditional` lack what they need.
+    Raises `UserError` for fewer than one component, for `siblings` of independent ones, for a `marginal_share` that is
+    none, and where components of `conditional` lack what they need.
     """
 
     soft_labels = False
@@ -167,6 +180,7 @@ class Head(nnx.Module):
         components: int = 8,
         of: Literal["conditional", "independent"] = "conditional",
         siblings: Siblings = "any",
+        marginal_share: float = 0.0,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -185,6 +199,8 @@ class Head(nnx.Module):
         if siblings != "any":
             assert hierarchy is not None
             check_one_parent(hierarchy, f"head.mixture.siblings = {siblings!r}", "siblings = 'any'")
+        check_share(marginal_share, "head.mixture.marginal_share")
+        self.marginal_share = marginal_share
         self.component: conditional.Head | independent.Head
         if of == "conditional":
             self.component = conditional.Head(
@@ -212,4 +228,4 @@ class Head(nnx.Module):
         gates = jnp.dot(encoded.pooled.astype(scores.dtype), weights, precision="highest") + bias
         batch, num_labels, num_components = scores.shape
         columns = scores.swapaxes(1, 2).reshape(batch * num_components, num_labels, 1)
-        return Mixture(jax.nn.log_softmax(gates), self.component(columns, encoded))
+        return Mixture(jax.nn.log_softmax(gates), self.component(columns, encoded), self.marginal_share)
