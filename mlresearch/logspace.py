@@ -23,12 +23,23 @@ def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     )
 
 
+@jax.custom_jvp
 def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return log p − log(1 − p) from log p ≤ 0, clipped to ±`LOGIT_BOUND`; the gradient is zero where clipped."""
+    """Return log p − log(1 − p) from log p ≤ 0, clipped to ±`LOGIT_BOUND`.
+
+    The slope, 1 / (1 − p) = 1 + the odds, is zero where clipped above; where clipped below it is that of log p, 1, so
+    that what is nearly impossible can still be learnt.
+    """
     smallest = -jnp.exp(jnp.asarray(-LOGIT_BOUND, log_probs.dtype))  # below this distance from 0 the bound holds
     certain = log_probs > smallest
     inside = jnp.where(certain, smallest, log_probs)
     return jnp.where(certain, LOGIT_BOUND, jnp.clip(inside - log1mexp(inside), -LOGIT_BOUND, LOGIT_BOUND))
+
+
+@log_odds.defjvp
+def _log_odds_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value = log_odds(primals[0])
+    return value, jnp.where(value < LOGIT_BOUND, 1.0 + jnp.exp(value), 0.0) * tangents[0]
 
 
 @jax.custom_jvp

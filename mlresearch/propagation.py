@@ -123,16 +123,18 @@ def path_sum(x: Float[Array, "labels batch"], index: HierarchyIndex) -> Float[Ar
     sum of its other ancestors added; that rounds differently for child and parent, so `settle` it.
     """
     paths = index.paths
+    x = apart(x, index)
+    if not index.parent.size:
+        x = add_lists(x, paths.others)
     if not len(paths.slots):
-        return walk(paths.downward, add_lists(x, paths.others), add_lists)
-    x = apart(x, index) if index.parent.size else add_lists(x, paths.others)
-    return total([*(take(x, slot, 0.0) for slot in paths.slots), x])
+        return walk(paths.downward, x, add_lists)
+    return apart(total([*(take(x, slot, 0.0) for slot in paths.slots), x]), index)
 
 
 def _path_sum_backward(
     index: HierarchyIndex, cotangent: Float[Array, "labels batch"]
 ) -> tuple[Float[Array, "labels batch"], None]:
-    below = walk(index.paths.upward, cotangent, add_lists)
+    below = walk(index.paths.upward, apart(cotangent, index), add_lists)
     return (below if index.parent.size else add_lists(below, index.paths.descendants)), None
 
 
@@ -142,9 +144,11 @@ path_sum.defvjp(lambda x, index: (path_sum(x, index), index), _path_sum_backward
 def parent_minimum(x: Float[Array, "labels batch"], index: HierarchyIndex) -> Float[Array, "labels batch"]:
     """Return the minimum over each label and its ancestors: no child above any parent, bit for bit."""
     paths = index.paths
+    x = apart(x, index)
+    if not index.parent.size:
+        x = min_lists(x, paths.others)
     if not len(paths.slots):
-        return walk(paths.downward, min_lists(x, paths.others), min_lists)
-    x = apart(x, index) if index.parent.size else min_lists(x, paths.others)
+        return walk(paths.downward, x, min_lists)
     return functools.reduce(jnp.minimum, [*(take(x, slot, jnp.inf) for slot in paths.slots), x])
 
 

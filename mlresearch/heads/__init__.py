@@ -28,7 +28,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.errors import UserError
-from mlresearch.logspace import LOGIT_BOUND, log_odds
+from mlresearch.logspace import log_odds
 
 Labels = Bool[Array, "batch labels"] | Float[Array, "batch labels"]
 """The truth of a batch: bool where every label is on or off; else float, a label's probability or NaN for unknown.
@@ -125,10 +125,7 @@ def joint_loss(
     if marginal_share < 1:
         likelihood_loss = -(dist.log_prob(labels) if labels.dtype == bool else dist.log_prob_known(labels))
     if marginal_share > 0:
-        # Where log-odds are clipped below, log p is as good, and its gradient does not vanish.
-        log_marginals = dist.log_marginals
-        logits = jnp.where(log_marginals < -LOGIT_BOUND, log_marginals, log_odds(log_marginals))
-        marginal_loss = sum_label_loss(label_loss, logits, labels)
+        marginal_loss = sum_label_loss(label_loss, dist.logits, labels)
     if marginal_share == 0:
         return likelihood_loss
     if marginal_share == 1:

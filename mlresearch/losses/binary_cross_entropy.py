@@ -1,7 +1,9 @@
 """Binary cross-entropy, the negative log-likelihood of independent Bernoullis."""
 
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mlresearch.logspace import log_sigmoids
 
 
 class Loss:
@@ -16,5 +18,5 @@ class Loss:
     def __call__(self, logits: Float[Array, "*shape"], labels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Return one loss a label, finite for every finite logit."""
         labels = labels.astype(logits.dtype)
-        on, off = labels * jax.nn.log_sigmoid(logits), (1 - labels) * jax.nn.log_sigmoid(-logits)
-        return -(on * jax.numpy.asarray(self.positive_weight, logits.dtype) + off)
+        log_on, log_off = log_sigmoids(logits)
+        return -(labels * log_on * jnp.asarray(self.positive_weight, logits.dtype) + (1 - labels) * log_off)
