@@ -84,9 +84,16 @@ def _join(
     scores = members.scores
     count = scores.shape[0]
     if isinstance(members, BayesianNetwork):
-        joined = scores.reshape(count, -1, batch, num_components).transpose(1, 2, 0, 3)
+
+        def join(columns: Float[Array, "members rows columns"]) -> Float[Array, "rows all_columns"]:
+            joined = columns.reshape(count, -1, batch, num_components).transpose(1, 2, 0, 3)
+            return joined.reshape(joined.shape[0], -1)
+
         index, families = jax.tree.map(lambda leaf: leaf[0], (members.index, members.families))
-        return dataclasses.replace(members, scores=joined.reshape(joined.shape[0], -1), index=index, families=families)
+        of_families = None if members.family_scores is None else join(members.family_scores)
+        return dataclasses.replace(
+            members, scores=join(scores), family_scores=of_families, index=index, families=families
+        )
     joined = scores.reshape(count, batch, num_components, -1).swapaxes(0, 1)
     return ProductOfBernoullis(joined.reshape(-1, joined.shape[-1]))
 

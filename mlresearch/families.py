@@ -12,8 +12,9 @@ from mlresearch.logspace import log1mexp, log_softplus
 from mlresearch.propagation import segment_logsumexp, segment_sum
 from mlresearch.pytree import pytree_dataclass
 
-Siblings = Literal["any", "some", "one", "at_most_one"]
-"""How many children of a label that is on may be on: any number, at least one, exactly one, at most one."""
+Siblings = Literal["any", "some", "one", "at_most_one", "hurdle"]
+"""How many children of a label that is on may be on: any number, at least one, exactly one, at most one; ``hurdle``:
+any number, of which none has a probability of its own."""
 
 
 @pytree_dataclass

@@ -91,7 +91,7 @@ def create_model(
     if model.sparse:
         model.head.expect(label_sets.values())
     if config.model.prior and label_sets:
-        model.decoder.begin_with(model.head.prior_scores(label_sets["train"]))
+        model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
     for labels in label_sets.values():
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

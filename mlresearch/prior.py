@@ -28,6 +28,36 @@ def log_odds_given_parents(
     return _log_odds(num_on, np.maximum(num_free - num_unknown, num_on))
 
 
+def log_odds_of_hurdle(
+    labels: LabelSets,
+    num_labels: int,
+    family: Int[np.ndarray, "labels"],
+    parent: Int[np.ndarray, "families"],
+) -> tuple[Float64[np.ndarray, "labels"], Float64[np.ndarray, "families"]]:
+    """Return scores of labels of a forest, and of families, under the rule ``hurdle`` of siblings.
+
+    family: of each label, 0 of the roots; parent: of each family. A family's score are the log-odds that some of its
+    labels are on, given its parent. A label's probability σ(s) is c r, with r how often it is on where some of its
+    family are, and the c for which c = 1 − Π (1 − c r), so that r is P(on | some on). Where siblings exclude each other
+    only 0 is such a c, and 0.001 is taken.
+    """
+    num_families = len(parent)
+    rows, ids = labels.sparse(num_labels).nonzero()
+    families_on = scipy.sparse.csr_array((np.ones(len(ids), bool), (rows, family[ids])), (len(labels), num_families))
+    num_some = np.bincount(families_on.nonzero()[1], minlength=num_families)
+    num_on = np.bincount(ids, minlength=num_labels)
+    num_free = np.where(np.arange(num_families) == 0, len(labels), num_on[parent])
+    share = (num_on + 0.5) / (num_some[family] + 1.0)
+    low, high = np.full(num_families, 1e-3), np.ones(num_families)
+    for _ in range(40):
+        middle = (low + high) / 2
+        log_none = np.bincount(family, np.log1p(-middle[family] * share), num_families)
+        larger = 1 - np.exp(log_none) > middle
+        low, high = np.where(larger, middle, low), np.where(larger, high, middle)
+    probability = low[family] * share
+    return np.log(probability) - np.log1p(-probability), _log_odds(num_some, np.maximum(num_free, num_some))
+
+
 def log_share_among_siblings(
     labels: LabelSets,
     num_labels: int,

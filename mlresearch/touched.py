@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlresearch.families import Families, Siblings, log_at_least_one, log_normaliser
 from mlresearch.label_space import LabelSets
+from mlresearch.logspace import log_sigmoids
 from mlresearch.propagation import segment_sum
 from mlresearch.pytree import pytree_dataclass
 
@@ -21,7 +22,7 @@ class Touched:
 
     labels: their ids, 0 where `inside` is False, which fills up an example's row. on: whether they are on. families:
     which family of its example each belongs to, ascending. given: which families there are; the others are empty.
-    coherent: whether all parents of labels that are on are on.
+    numbers: which of all families they are. coherent: whether all parents of labels that are on are on.
     """
 
     labels: Int[Array, "batch some"]
@@ -29,6 +30,7 @@ class Touched:
     on: Bool[Array, "batch some"]
     families: Int[Array, "batch some"]
     given: Bool[Array, "batch families"]
+    numbers: Int[Array, "batch families"]
     coherent: Bool[Array, "batch"]
 
 
@@ -65,11 +67,19 @@ def touched_labels(label_ids: Int[Array, "batch width"], families: Families, cou
 
     of_listed = families.family[ids]
     parent_on = (of_listed == 0) | is_on(families.parent[of_listed])
-    return Touched(labels, inside, is_on(labels) & inside, slot, given, (parent_on | ~listed).all(-1))
+    return Touched(labels, inside, is_on(labels) & inside, slot, given, family, (parent_on | ~listed).all(-1))
 
 
-def log_prob_touched(scores: Float[Array, "batch some"], touched: Touched, siblings: Siblings) -> Float[Array, "batch"]:
-    """Return log p(labels | input) from the scores of the labels that are touched; −inf for an impossible set."""
+def log_prob_touched(
+    scores: Float[Array, "batch some"],
+    touched: Touched,
+    siblings: Siblings,
+    family_scores: Float[Array, "all_families"] | None = None,
+) -> Float[Array, "batch"]:
+    """Return log p(labels | input) from the scores of the labels that are touched; −inf for an impossible set.
+
+    family_scores: of all families, under ``hurdle``.
+    """
     batch, num_families = touched.given.shape
     # One more family takes what fills up rows.
     segments = (touched.families + jnp.arange(batch, dtype=jnp.int32)[:, None] * (num_families + 1)).reshape(-1)
@@ -88,9 +98,18 @@ def log_prob_touched(scores: Float[Array, "batch some"], touched: Touched, sibli
         possible &= (~touched.given | (num_on == 1) | (rest & (num_on == 0))).all(-1)
     else:
         factors = jnp.where(touched.on, jax.nn.log_sigmoid(scores), jax.nn.log_sigmoid(-scores))
-        total = jnp.where(touched.inside, factors, 0.0).sum(-1)
-        if siblings == "some":
-            at_least_one = by_family(log_at_least_one(column, segments, count))
-            total -= jnp.where(touched.given, at_least_one, 0.0).sum(-1)
-            possible &= (~touched.given | (num_on > 0)).all(-1)
+        if siblings == "any":
+            total = jnp.where(touched.inside, factors, 0.0).sum(-1)
+            return jnp.where(possible, total, -jnp.inf)
+        some_on = num_on > 0
+        own = jnp.minimum(touched.families, num_families - 1)
+        counted = touched.inside & jnp.take_along_axis(some_on, own, axis=1)
+        total = jnp.where(counted, factors, 0.0).sum(-1)
+        of_family = -by_family(log_at_least_one(column, segments, count))
+        if family_scores is None:
+            possible &= (~touched.given | some_on).all(-1)
+        else:
+            log_some, log_none = log_sigmoids(family_scores[touched.numbers])
+            of_family = jnp.where(some_on, log_some + of_family, log_none)
+        total += jnp.where(touched.given, of_family, 0.0).sum(-1)
     return jnp.where(possible, total, -jnp.inf)

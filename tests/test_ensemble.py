@@ -26,6 +26,7 @@ HEADS = [
     ("independent", {}, True),
     ("conditional", {"siblings": "any"}, False),
     ("conditional", {"siblings": "at_most_one"}, True),
+    ("conditional", {"siblings": "hurdle"}, True),
     ("mixture", {"components": 2, "of": "conditional", "siblings": "any"}, True),
     ("mixture", {"components": 2, "of": "independent", "siblings": "any"}, True),
 ]

@@ -248,7 +248,14 @@ def test_neither_batch_split_nor_label_order_matters(name, options, forest):
     place = np.argsort(order)
     edges = np.stack([place[hierarchy.children], place[hierarchy.parents]], 1)
     renamed = type(hierarchy).from_edges([hierarchy.names[old] for old in order], edges)
-    moved = distribution(make_head(name, options, renamed), scores[:, order])
+    moved_head = make_head(name, options, renamed)
+    own = getattr(moved_head, "component", moved_head)
+    if getattr(own, "family_scores", None) is not None:  # in the order of parents, the roots first
+        old_scores = getattr(head, "component", head).family_scores[...]
+        old_parents, new_parents = (np.unique(each.parents) for each in (hierarchy, renamed))
+        moved_family = 1 + np.searchsorted(old_parents, order[new_parents])
+        own.family_scores[...] = old_scores[np.concatenate([[0], moved_family])]
+    moved = distribution(moved_head, scores[:, order])
     moved_marginals, moved_mode = summary(moved)
     np.testing.assert_allclose(moved_marginals, whole_marginals[:, order], rtol=1e-5, atol=1e-5)
     assert np.array_equal(moved_mode, whole_mode[:, order])
@@ -257,8 +264,11 @@ def test_neither_batch_split_nor_label_order_matters(name, options, forest):
 # What follows checks single heads against their definitions, written out set by set.
 
 
-def sibling_rule_log_prob(hierarchy, siblings, scores, on):
-    """log p(on) of one label set under `conditional`, from the definition, in plain Python."""
+def sibling_rule_log_prob(hierarchy, siblings, scores, on, of_family=None):
+    """log p(on) of one label set under `conditional`, from the definition, in plain Python.
+
+    of_family: the score of the family below each label, and below −1 that of the roots.
+    """
     parents_of = [set(hierarchy.parents[hierarchy.children == label]) for label in range(hierarchy.num_labels)]
     sigmoid = 1 / (1 + np.exp(-scores))
     total = 0.0
@@ -279,18 +289,22 @@ def sibling_rule_log_prob(hierarchy, siblings, scores, on):
             rest = 1.0 if siblings == "at_most_one" else 0.0
             chosen = sum(w for w, m in zip(weights, members, strict=True) if on[m]) if num_on else rest
             total += np.log(chosen / (weights.sum() + rest))
+        elif siblings == "hurdle" and num_on == 0:
+            total -= np.log1p(np.exp(of_family[min(parents, default=-1)]))
         else:
             if siblings == "some" and num_on == 0:
                 return -np.inf
             total += np.log(np.prod(bernoulli))
-            if siblings == "some":
+            if siblings in ("some", "hurdle"):
                 total -= np.log(1 - np.prod(1 - sigmoid[members]))
+            if siblings == "hurdle":
+                total -= np.log1p(np.exp(-of_family[min(parents, default=-1)]))
     return total
 
 
 @pytest.mark.parametrize(
     ("siblings", "forest"),
-    [("any", True), ("any", False), ("some", True), ("one", True), ("at_most_one", True)],
+    [("any", True), ("any", False), ("some", True), ("one", True), ("at_most_one", True), ("hurdle", True)],
 )
 def test_conditional_equals_its_definition(siblings, forest):
     with jax.enable_x64(True):
@@ -298,10 +312,13 @@ def test_conditional_equals_its_definition(siblings, forest):
             head = make_head("conditional", {"siblings": siblings}, hierarchy)
             scores = random_scores(head, hierarchy, 2, seed, dtype=jnp.float64)
             sets, log_probs = enumerate_log_probs(distribution(head, scores), 2, hierarchy.num_labels)
+            of_family = {}
+            if siblings == "hurdle":  # families come in the order of their parents, the roots first
+                parents = [-1, *np.unique(hierarchy.parents).tolist()]
+                of_family = dict(zip(parents, np.asarray(head.family_scores[...], float), strict=True))
             for example in range(2):
-                expected = [
-                    sibling_rule_log_prob(hierarchy, siblings, np.asarray(scores)[example, :, 0], on) for on in sets
-                ]
+                own = np.asarray(scores)[example, :, 0]
+                expected = [sibling_rule_log_prob(hierarchy, siblings, own, on, of_family) for on in sets]
                 np.testing.assert_allclose(log_probs[:, example], expected, rtol=1e-10, atol=1e-10)
 
 

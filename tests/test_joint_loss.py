@@ -12,7 +12,14 @@ from mlresearch.losses.binary_cross_entropy import Loss
 
 KINDS = [
     ("conditional", {"siblings": siblings}, forest)
-    for siblings, forest in [("any", True), ("any", False), ("some", True), ("one", True), ("at_most_one", True)]
+    for siblings, forest in [
+        ("any", True),
+        ("any", False),
+        ("some", True),
+        ("one", True),
+        ("at_most_one", True),
+        ("hurdle", True),
+    ]
 ]
 KINDS += [("mixture", {"components": 3}, True), ("mixture", {"components": 2}, False)]
 KINDS += [("mixture", {"components": 3, "of": "independent"}, False)]

@@ -27,7 +27,7 @@ from mlresearch.step import init_state, make_train_step
 
 DIM = 4
 KINDS = [("independent", "any", True), ("conditional", "any", True), ("conditional", "any", False)]
-KINDS += [("conditional", siblings, True) for siblings in ("some", "one", "at_most_one")]
+KINDS += [("conditional", siblings, True) for siblings in ("some", "one", "at_most_one", "hurdle")]
 every_kind = pytest.mark.parametrize(("of", "siblings", "forest"), KINDS)
 
 

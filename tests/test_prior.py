@@ -73,6 +73,7 @@ def test_unknown_labels_count_nowhere():
         ("conditional", {"siblings": "any"}),
         ("conditional", {"siblings": "one"}),
         ("conditional", {"siblings": "at_most_one"}),
+        ("conditional", {"siblings": "hurdle"}),
         ("flat_softmax", {}),
         ("mixture", {"components": 3, "of": "conditional", "siblings": "any"}),
     ],
@@ -86,7 +87,7 @@ def test_marginals_are_the_frequencies(name, options):
         row[path] = True
     rows = np.repeat(rows, np.random.default_rng(0).integers(2000, 9000, len(paths)), axis=0)
     head = make_head(name, options, hierarchy)
-    scores = jnp.asarray(head.prior_scores(sets_of(rows)), jnp.float32)
+    scores = jnp.asarray(head.begin_with(sets_of(rows)), jnp.float32)
     marginals = np.exp(distribution(head, scores[None]).log_marginals[0])
     np.testing.assert_allclose(marginals, rows.mean(0), atol=2e-3)
 
@@ -106,7 +107,7 @@ def test_a_model_begins_with_them(decoder, tmp_path):
     parts = create_model(config, preprocessing.spec, num_labels, dataset.hierarchy, label_sets)
     model = nnx.merge(*parts)
     bias = (model.decoder if decoder == "linear" else model.decoder.scores).bias[...]
-    np.testing.assert_allclose(bias[:num_labels], model.head.prior_scores(dataset.splits["train"].labels), rtol=1e-6)
+    np.testing.assert_allclose(bias[:num_labels], model.head.begin_with(dataset.splits["train"].labels), rtol=1e-6)
     if decoder == "linear":
         scores = model(next(iter(batches["train"].once())).inputs).log_marginals
         np.testing.assert_allclose(scores, np.broadcast_to(scores[:1], scores.shape), rtol=1e-6)

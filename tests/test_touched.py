@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_heads import randomise
 from test_hierarchy import names
 
 from mlresearch.encoders import Encoded
@@ -14,7 +15,7 @@ from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.losses.binary_cross_entropy import Loss
 
-SIBLINGS = ["any", "some", "one", "at_most_one"]
+SIBLINGS = ["any", "some", "one", "at_most_one", "hurdle"]
 
 
 def random_forest(rng, num_labels):
@@ -26,7 +27,7 @@ def random_forest(rng, num_labels):
 
 def make_head(hierarchy, siblings, **options):
     given = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
-    return Head(hierarchy, hierarchy.num_labels, 1, siblings=siblings, **options, **given)
+    return randomise(Head(hierarchy, hierarchy.num_labels, 1, siblings=siblings, **options, **given))
 
 
 def possible_sets(head, hierarchy, number, seed):

@@ -7,7 +7,11 @@ A head is one file here with a class ``Head``::
     head.coherent                                  # whether no child is ever above a parent
     head.soft_labels                               # whether its loss takes probabilities between 0 and 1
     head.unknown_labels                            # whether its loss takes unknown labels, NaN
+    head.begin_with(labels) -> scores              # and its own parameters, as the training split says
     head(label_scores, encoded) -> LabelDistribution
+
+With ``config.model.prior`` scores begin with what ``begin_with`` makes of the training split's label sets: floats,
+[labels, scores_per_label]. Parameters that a head has itself it sets accordingly.
 
 `dim` is the width of ``encoded.pooled``. Keyword-only arguments (but ``param_dtype`` and ``rngs``) are options, as for
 encoders, found under ``config.head.<file name>``. Whatever the compute dtype of encoder and decoder, a head computes in

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import HierarchyIndex, LevelEdges, Lists, index_hierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32, log_sigmoids
-from mlresearch.prior import log_odds_given_parents, log_share_among_siblings
+from mlresearch.prior import log_odds_given_parents, log_odds_of_hurdle, log_share_among_siblings
 from mlresearch.propagation import (
     apart,
     first_maximum,
@@ -53,6 +53,10 @@ MODE_SEARCH_STEPS = 256
 
 RULED_OUT = -1e30
 """Log-odds of a label that cannot be on: as good as −∞ among finite ones, without its NaN gradients."""
+
+
+OfFamilies: TypeAlias = tuple[Float[Array, "families batch"] | None, Float[Array, "families batch"] | None]
+"""What families whose parents are on add to a log-probability where some of their members are on, and where none is."""
 
 
 class Known(NamedTuple):
@@ -87,16 +91,20 @@ class BayesianNetwork(LabelDistribution):
     - ``some``: as ``any``, given that at least one child of each label that is on is on.
     - ``one``: exactly one is on, with probability softmax(s) among its siblings.
     - ``at_most_one``: as ``one``, with one more choice, of score 0: that none is on.
+    - ``hurdle``: with probability σ(g) as ``some``, else none is on; g is the family's own score.
 
     The roots are siblings too, as children of a label that is always on: under ``some`` and ``one`` the empty set is
     impossible. scores: labels first. families: None on a DAG with several parents a label, which only ``any`` allows.
-    marginal_share: of the marginals' label-wise loss in `loss`.
+    family_scores: g, of ``hurdle`` alone. marginal_share: of the marginals' label-wise loss in `loss`.
+
+    Source of the name: Mullahy, "Specification and Testing of Some Modified Count Data Models", 1986.
     """
 
     scores: Float[Array, "labels batch"]
     index: HierarchyIndex
     families: Families | None
     siblings: Siblings = dataclasses.field(metadata={"static": True})
+    family_scores: Float[Array, "families batch"] | None = None
     marginal_share: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
@@ -113,8 +121,10 @@ class BayesianNetwork(LabelDistribution):
         on, _ = self._log_factors()
         if self.families is None:
             return labels_first(settle(path_sum(on, self.index), self.index))
-        if self.siblings == "some":
-            on = jnp.minimum(on - self._log_any()[self.families.family], 0.0)
+        if self.siblings in ("some", "hurdle"):
+            some, _ = self._log_of_families()
+            assert some is not None
+            on = jnp.minimum(on + some[self.families.family], 0.0)
         return labels_first(path_sum(on, self.index))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
@@ -126,21 +136,25 @@ class BayesianNetwork(LabelDistribution):
         on = labels_first(labels)
         free = parents_on(on, self.index)
         log_on, log_off = self._log_factors()
-        total = jnp.where(free, jnp.where(on, log_on, log_off), 0.0).sum(0)
+        factors = jnp.where(on, log_on, log_off)
         impossible = (on & ~free).any(0)
-        if self.siblings != "any":
-            assert self.families is not None
-            num_families = self.families.parent.shape[0]
-            num_on = segment_sum(on[self.families.members].astype(log_on.dtype), self.families.segments, num_families)
-            family_free = on[self.families.parent].at[0].set(True)
-            if self.siblings == "some":
-                total -= jnp.where(family_free, self._log_any(), 0.0).sum(0)
-                impossible |= (family_free & (num_on == 0)).any(0)
-            elif self.siblings == "one":
-                impossible |= (family_free & (num_on != 1)).any(0)
-            else:
-                total += jnp.where(family_free & (num_on == 0), self._log_none(), 0.0).sum(0)
-                impossible |= (family_free & (num_on > 1)).any(0)
+        if self.siblings == "any":
+            return jnp.where(impossible, -jnp.inf, jnp.where(free, factors, 0.0).sum(0))
+        assert self.families is not None
+        num_families = self.families.parent.shape[0]
+        num_on = segment_sum(on[self.families.members].astype(log_on.dtype), self.families.segments, num_families)
+        family_free = on[self.families.parent].at[0].set(True)
+        # Members count where one of them is on; of a family without any, what it adds itself is all.
+        total = jnp.where(free & (num_on > 0)[self.families.family], factors, 0.0).sum(0)
+        some, none = self._log_of_families()
+        if some is not None:
+            total += jnp.where(family_free & (num_on > 0), some, 0.0).sum(0)
+        if none is not None:
+            total += jnp.where(family_free & (num_on == 0), none, 0.0).sum(0)
+        else:
+            impossible |= (family_free & (num_on == 0)).any(0)
+        if self.siblings in ("one", "at_most_one"):
+            impossible |= (family_free & (num_on > 1)).any(0)
         return jnp.where(impossible, -jnp.inf, total)
 
     def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
@@ -152,16 +166,18 @@ class BayesianNetwork(LabelDistribution):
         """
         if self.families is None:
             return jnp.where(jnp.isnan(labels).any(-1), jnp.nan, self.log_prob(labels > 0.5))
+        families = self.families
         known = Known(jnp.zeros_like(self.scores), labels_first(labels > 0.5), labels_first(~(labels <= 0.5)))
 
         def extend(known: Known, edges: LevelEdges) -> Known:
-            members, segments = edges.sources, edges.segments
-            family = self._sum_siblings(self.scores[members], known.of(members), segments, len(edges.targets))
+            members, numbers = edges.sources, families.below[edges.targets]
+            family = self._sum_siblings(self.scores[members], known.of(members), edges.segments, numbers)
             return known.extend(family, edges.targets)
 
         known = walk(self.index.levels, known, extend)
         roots = self._roots()
-        family = self._sum_siblings(self.scores[roots], known.of(roots), jnp.zeros_like(roots), 1)
+        numbers = jnp.zeros(1, families.family.dtype)
+        family = self._sum_siblings(self.scores[roots], known.of(roots), jnp.zeros_like(roots), numbers)
         impossible = (known.on & ~known.possible).any(0) | ~family.possible[0]
         return jnp.where(impossible, -jnp.inf, family.below[0])
 
@@ -187,19 +203,18 @@ class BayesianNetwork(LabelDistribution):
         """
 
         def pool(terms: Float[Array, "rows batch"]) -> Float[Array, "rows examples"]:
-            return (terms.reshape(-1, *weights.shape) * weights).sum(-1)
+            return (terms.reshape(terms.shape[0], *weights.shape) * weights).sum(-1)
 
         if self.families is None:
             on = self._search(pool(self.scores), pool(jax.nn.log_sigmoid(-self.scores)), labels_first(start))
             return labels_first(on)
         log_on, log_off = self._log_factors()
-        of_families = self._log_of_families()
-        pooled = None if of_families is None else pool(of_families)
-        return labels_first(self._maximise(pool(log_on), pool(log_off), pooled))
+        return labels_first(self._maximise(pool(log_on), pool(log_off), jax.tree.map(pool, self._log_of_families())))
 
     def take(self, rows: Int[Array, "rows"]) -> "BayesianNetwork":
         """Return the distributions of some examples of the batch."""
-        return dataclasses.replace(self, scores=self.scores[:, rows])
+        family_scores = None if self.family_scores is None else self.family_scores[:, rows]
+        return dataclasses.replace(self, scores=self.scores[:, rows], family_scores=family_scores)
 
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
         """Draw the choices of every family, whether its parent is on or not, and keep those with all parents on."""
@@ -227,15 +242,21 @@ class BayesianNetwork(LabelDistribution):
         rest = self.siblings == "at_most_one"
         return log_normaliser(self.scores[members], segments, self.families.parent.shape[0], rest=rest)
 
-    def _log_none(self) -> Float[Array, "families batch"]:
-        """Return the log-probability that of each family's members none is on, under ``at_most_one``."""
-        return -self._log_normaliser()
+    def _log_of_families(self) -> OfFamilies:
+        """Return what a family whose parent is on adds beside its members where some of them are on; and what it adds
+        where none is, instead of its members.
 
-    def _log_of_families(self) -> Float[Array, "families batch"] | None:
-        """Return what a family whose parent is on adds beside what its members do: always, or where none is on."""
+        The first is None where it is nothing, the second where none on is impossible, or the members' own affair.
+        """
         if self.siblings == "some":
-            return -self._log_any()
-        return self._log_none() if self.siblings == "at_most_one" else None
+            return -self._log_any(), None
+        if self.siblings == "at_most_one":
+            return None, -self._log_normaliser()
+        if self.siblings == "hurdle":
+            assert self.family_scores is not None
+            log_some, log_none = log_sigmoids(self.family_scores)
+            return log_some - self._log_any(), log_none
+        return None, None
 
     def _roots(self) -> Int[Array, "roots"]:
         """Return the label ids of the roots, which lead the list of members."""
@@ -248,12 +269,14 @@ class BayesianNetwork(LabelDistribution):
         scores: Float[Array, "members batch"],
         known: Known,
         segments: Int[Array, "members"],
-        num_families: int,
+        numbers: Int[Array, "families"],
     ) -> Known:
         """Return what is known of whole families: what is known below a label whose children they are.
 
-        scores, known: of the members.
+        scores, known: of the members. segments: to which of the families they belong; numbers: which families these
+        are.
         """
+        num_families = len(numbers)
 
         def any_of(x: Bool[Array, "members batch"]) -> Bool[Array, "families batch"]:
             return segment_max(x.astype(scores.dtype), segments, num_families) > 0
@@ -278,12 +301,18 @@ class BayesianNetwork(LabelDistribution):
             each = jnp.where(known.on, on, jnp.where(informed, either, 0.0))
             total = segment_sum(each, segments, num_families)
             possible = jnp.ones_like(some_on)
-            if self.siblings == "some":
+            if self.siblings in ("some", "hurdle"):
                 # Given what is known, siblings are independent as they were, at other log-odds.
                 log_odds = jnp.where(known.possible, scores + known.below, RULED_OUT)
                 at_least_one = log_at_least_one(log_odds, segments, num_families)
                 total += jnp.where(some_on, 0.0, at_least_one) - log_at_least_one(scores, segments, num_families)
                 possible = any_of(known.possible)
+            if self.siblings == "hurdle":
+                assert self.family_scores is not None
+                log_some, log_none = log_sigmoids(self.family_scores[numbers])
+                total = jnp.where(possible, total + log_some, RULED_OUT)
+                total = jnp.logaddexp(total, jnp.where(some_on, RULED_OUT, log_none))
+                possible |= ~some_on
         # Where nothing is known, the probability is 1, and not 1 but for rounding.
         return Known(jnp.where(any_of(informed), total, 0.0), some_on, possible)
 
@@ -291,29 +320,40 @@ class BayesianNetwork(LabelDistribution):
         self,
         log_on: Float[Array, "labels batch"],
         log_off: Float[Array, "labels batch"],
-        of_families: Float[Array, "families batch"] | None,
+        of_families: OfFamilies,
     ) -> Bool[Array, "labels batch"]:
         """Return the best set on a forest, given what labels add when on and off, and what families add."""
         assert self.families is not None
         families, siblings = self.families, self.siblings
+        some, none = of_families
         alone = siblings in ("one", "at_most_one")
         log_on, log_off = apart(log_on, self.index), apart(log_off, self.index)  # gathered by every level
         # For each label, given that it is on: what its children add at best, each free to choose; and the most that one
         # of them gains by coming on, or, where one at most does, the best of these and of none.
         leaf = (families.below == 0)[:, None]
         nothing = jnp.zeros_like(log_on)
-        below = nothing if of_families is None else jnp.where(leaf, 0.0, of_families[families.below])
-        free, single = (nothing, below) if siblings == "at_most_one" else (below, jnp.where(leaf, nothing, -jnp.inf))
+        free = nothing if some is None else jnp.where(leaf, 0.0, some[families.below])
+        single = jnp.where(leaf, 0.0, none[families.below] if alone and none is not None else -jnp.inf)
+        single = jnp.broadcast_to(single, log_on.shape)
+        without = None  # what is below labels none of whose children is on
+        if siblings == "hurdle":
+            assert none is not None
+            without = apart(jnp.where(leaf, -jnp.inf, none[families.below]), self.index)
 
-        def best(free: Array, single: Array) -> Array:
-            """Return the best log-probability of what is below labels that are on."""
-            return single if alone else free + jnp.minimum(single, 0.0) if siblings == "some" else free
+        def best(free: Array, single: Array, slot: Int[Array, "some"] | None = None) -> Array:
+            """Return the best log-probability of what is below labels that are on, those of a slot or all."""
+            if alone or siblings == "any":
+                return single if alone else free
+            with_some = free + jnp.minimum(single, 0.0)
+            if without is None:
+                return with_some
+            return jnp.maximum(with_some, without if slot is None else take(without, slot))
 
         def up(carry: tuple[Array, Array], children: Lists) -> tuple[Array, Array]:
             slots = children.members
-            on = [take(log_on, slot, -jnp.inf) + best(*(take(x, slot) for x in carry)) for slot in slots]
-            off = [take(log_off, slot, 0.0) for slot in slots]
             free, single = carry
+            on = [take(log_on, slot, -jnp.inf) + best(take(free, slot), take(single, slot), slot) for slot in slots]
+            off = [take(log_off, slot, 0.0) for slot in slots]
             if not alone:
                 sums = total([jnp.maximum(*values) for values in zip(on, off, strict=True)])
                 free = free.at[children.targets].add(sums, indices_are_sorted=True)
@@ -329,10 +369,17 @@ class BayesianNetwork(LabelDistribution):
         members, segments = families.members, families.segments
         first = first_maximum(gain[members], segments, families.parent.shape[0])
         chosen = jnp.zeros(gain.shape, bool).at[members].set(first, unique_indices=True)
-        if siblings == "at_most_one":
-            assert of_families is not None
-            chosen &= on > of_families[families.family]
-        return keep_with_parents(chosen if alone else chosen | (gain > 0), self.index)
+        if not alone:
+            chosen |= gain > 0
+        if none is not None:
+            some_on = on
+            if not alone:
+                assert some is not None
+                num_families = families.parent.shape[0]
+                sums = segment_sum(jnp.where(chosen, on, log_off)[members], segments, num_families)
+                some_on = (some + sums)[families.family]
+            chosen &= some_on > none[families.family]
+        return keep_with_parents(chosen, self.index)
 
     def _search(
         self,
@@ -370,7 +417,7 @@ class BayesianNetwork(LabelDistribution):
 
     def _draw(self, key: Key[Array, ""]) -> Bool[Array, "labels batch"]:
         """Draw every label given that its parents are on."""
-        key_on, key_first = jax.random.split(key)
+        key_on, key_first, key_hurdle = jax.random.split(key, 3)
         on = jax.random.logistic(key_on, self.scores.shape, self.scores.dtype) < self.scores
         if self.siblings == "any":
             return on
@@ -391,6 +438,10 @@ class BayesianNetwork(LabelDistribution):
             first = first_maximum(jax.nn.log_sigmoid(scores) + none_before + gumbel, segments, num_families)
             after = sum_before(first.astype(scores.dtype), segments) > 0
             drawn = first | (after & on[members])
+            if self.siblings == "hurdle":
+                assert self.family_scores is not None
+                noise = jax.random.logistic(key_hurdle, self.family_scores.shape, scores.dtype)
+                drawn &= (noise < self.family_scores)[segments]
         return jnp.zeros_like(drawn).at[members].set(drawn, unique_indices=True)
 
 
@@ -406,6 +457,8 @@ def check_one_parent(hierarchy: LabelHierarchy, setting: str, instead: str) -> N
 
 class Head(nnx.Module):
     """A Bayesian network on the hierarchy: ``siblings = "any"`` on any DAG, the others on forests.
+
+    The scores of families under ``hurdle`` are parameters of the head, the same whatever the input.
 
     sparse: on forests, training computes the scores of those labels alone that the likelihood of an example touches,
     the roots and the children of labels that are on (`mlresearch.touched`); the same loss at a fraction of the cost
@@ -434,7 +487,7 @@ class Head(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        del dim, param_dtype, rngs
+        del dim, rngs
         if hierarchy is None:
             raise UserError("head 'conditional' needs a label hierarchy; use 'independent' for flat labels")
         if siblings != "any":
@@ -454,24 +507,40 @@ class Head(nnx.Module):
         self.num_touched = 0
         self.unknown_labels = hierarchy.is_forest and not sparse
         self.index = Structure(index_hierarchy(hierarchy, closure=False))
-        self.families = Structure(group_families(hierarchy) if hierarchy.is_forest else None)
+        families = group_families(hierarchy) if hierarchy.is_forest else None
+        self.families = Structure(families)
+        num_families = 0 if families is None else len(families.parent)
+        self.family_scores = nnx.Param(jnp.zeros(num_families, param_dtype)) if siblings == "hurdle" else None
 
     def __call__(self, label_scores: Float[Array, "batch labels 1"], encoded: Encoded) -> BayesianNetwork:
         """Return the distribution."""
+        scores = labels_first(at_least_float32(label_scores[..., 0]))
+        family_scores = None
+        if self.family_scores is not None:
+            column = self.family_scores[...].astype(scores.dtype)[:, None]
+            family_scores = jnp.broadcast_to(column, (len(column), scores.shape[1]))
         return BayesianNetwork(
-            labels_first(at_least_float32(label_scores[..., 0])),
+            scores,
             self.index.get_value(),
             self.families.get_value(),
             self.siblings,
+            family_scores,
             self.marginal_share,
         )
 
-    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+    def begin_with(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
         """Return the scores that give each label its frequency where its parents are on; of `some`, nearly so."""
         index = self.index.get_value()
         edges = np.asarray(index.edge_children), np.asarray(index.edge_parents)
         if self.siblings in ("any", "some"):
             return log_odds_given_parents(labels, self.num_labels, *edges)[:, None]
+        if self.family_scores is not None:
+            families = self.families.get_value()
+            assert families is not None
+            family, parent = np.asarray(families.family), np.asarray(families.parent)
+            of_labels, of_families = log_odds_of_hurdle(labels, self.num_labels, family, parent)
+            self.family_scores[...] = jnp.asarray(of_families, self.family_scores.dtype)
+            return of_labels[:, None]
         return log_share_among_siblings(labels, self.num_labels, *edges, rest=self.siblings == "at_most_one")[:, None]
 
     def expect(self, label_sets: Iterable[LabelSets]) -> None:
@@ -494,4 +563,5 @@ class Head(nnx.Module):
         assert families is not None
         touched = touched_labels(label_ids, families, self.num_touched)
         scores = at_least_float32(scores_of(touched.labels)[..., 0])
-        return -log_prob_touched(scores, touched, self.siblings)
+        family_scores = None if self.family_scores is None else self.family_scores[...].astype(scores.dtype)
+        return -log_prob_touched(scores, touched, self.siblings, family_scores)

@@ -130,7 +130,7 @@ class Head(nnx.Module):
         self.index = Structure(index_hierarchy(hierarchy, closure=True))
         self.num_labels = num_labels
 
-    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+    def begin_with(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
         """Return the scores that give each label the share of examples of which it is the most specific."""
         index = self.index.get_value()
         edges = np.asarray(index.edge_children), np.asarray(index.edge_parents)

@@ -101,7 +101,7 @@ class Head(nnx.Module):
         self.index = Structure(index_hierarchy(hierarchy, closure=False))
         self.num_labels = num_labels
 
-    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
+    def begin_with(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
         """Return the scores that give each label its frequency."""
         return log_odds_of(labels, self.num_labels)[:, None]
 

@@ -216,9 +216,9 @@ class Head(nnx.Module):
         self.gate_weights = nnx.Param(jnp.zeros((dim, components), param_dtype))
         self.gate_bias = nnx.Param(jnp.zeros(components, param_dtype))
 
-    def prior_scores(self, labels: LabelSets) -> Float[np.ndarray, "labels components"]:
+    def begin_with(self, labels: LabelSets) -> Float[np.ndarray, "labels components"]:
         """Return those of each component, all alike: the decoder's weights tell the components apart."""
-        return np.repeat(self.component.prior_scores(labels), self.scores_per_label, axis=1)
+        return np.repeat(self.component.begin_with(labels), self.scores_per_label, axis=1)
 
     def __call__(self, label_scores: Float[Array, "batch labels components"], encoded: Encoded) -> Mixture:
         """Return the distribution."""
