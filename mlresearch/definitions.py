@@ -60,7 +60,9 @@ NEITHER: dict[str, str] = {
 OTHERS: dict[str, str] = {
     "num_parameters": "numbers that were trained",
     "num_steps": "steps of the optimizer",
+    "selected.epoch": "the epoch that validation chose",
     "seconds.train": "wall-clock time of training",
+    "seconds.refit": "wall-clock time of training anew on train and validation",
     "seconds.evaluate": "wall-clock time of scoring validation and test",
 }
 """Places of a record outside its metrics."""
@@ -99,7 +101,12 @@ def direction(place: str) -> int:
 def title(place: str) -> str:
     """Return the heading of a place: the metric, and what is not the test split's ``mode``."""
     if place in OTHERS:
-        return {"seconds.train": "seconds", "seconds.evaluate": "seconds to evaluate"}.get(place, place)
+        return {
+            "selected.epoch": "epoch",
+            "seconds.train": "seconds",
+            "seconds.refit": "seconds to refit",
+            "seconds.evaluate": "seconds to evaluate",
+        }.get(place, place)
     split, group, metric = place.split(".")
     before = "" if split == "test" else f"{split} "
     after = "" if group in ("mode", "ranking", "loss") else f" ({group})"

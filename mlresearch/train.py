@@ -338,6 +338,10 @@ def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> 
 
 
 def run_name(config: ConfigDict) -> str:
-    """Return the parts of a model as one word: encoder, decoder, head and what the head's options choose."""
-    options = [str(value) for value in config.head[config.head.name].values() if not isinstance(value, bool)]
+    """Return the parts of a model as one word: encoder, decoder, head and what the head's options choose.
+
+    Switches and numbers that are 0 choose nothing.
+    """
+    chosen = config.head[config.head.name].values()
+    options = [str(value) for value in chosen if value and not isinstance(value, bool)]
     return "+".join([config.encoder.name, config.decoder.name, "-".join([config.head.name, *options])])
