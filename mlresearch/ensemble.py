@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
@@ -28,7 +28,7 @@ from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.predict import Run
 from mlresearch.propagation import settle
 from mlresearch.pytree import pytree_dataclass
-from mlresearch.step import Scored, make_loss, multi_hot
+from mlresearch.step import Numbers, Scored, make_loss, multi_hot
 
 
 @pytree_dataclass
@@ -126,12 +126,13 @@ def evaluate_ensemble(
     metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
     stored = config.evaluate.predictions
 
-    before = _scorer(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
-    scored = score_split(before, batches["validation"], "validation", dataset.fingerprint)
+    before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
+    scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
     [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, metric, grid, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
-    scored = score_split(_scorer(members, config), batches["test"], "test", dataset.fingerprint)
+    ensemble = Ensemble(members, config)
+    scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
     [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
     assert test is not None
 
@@ -144,6 +145,7 @@ def evaluate_ensemble(
         "seed": config.seed,
         "members": [member.name for member in folders],
         "num_parameters": sum(member.record["num_parameters"] for member in members),
+        "mode_is_exact": ensemble.mode_is_exact(next(batches["test"].once())),
         "replicas": 1,
         "resumed_at": None,
         "selected": None,
@@ -155,24 +157,43 @@ def evaluate_ensemble(
     return record
 
 
-def _scorer(members: Sequence[Run], config: ConfigDict) -> Callable[[Batch], Scored]:
-    """Return what scores a batch by the members' ensemble, as one run."""
-    first = members[0]
-    states = [(member.params, member.numbers) for member in members]
-    params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    head = nnx.merge(first.graphdef, first.params, first.numbers.rates, first.structure).head
-    index = None
-    if first.hierarchy is not None and head.coherent:
-        index = index_hierarchy(first.hierarchy, closure=False)
+class Ensemble:
+    """What scores a batch by the ensemble of members, as one run."""
 
-    @jax.jit
-    def score(params: Any, numbers: Any, structure: Any, index: Any, batch: Batch) -> Scored:
-        def member(params: Any, numbers: Any) -> LabelDistribution:
-            return nnx.merge(first.graphdef, params, numbers.rates, structure)(batch.inputs, None)
+    def __init__(self, members: Sequence[Run], config: ConfigDict) -> None:
+        first = members[0]
+        states = [(member.params, member.numbers) for member in members]
+        params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        head = nnx.merge(first.graphdef, first.params, first.numbers.rates, first.structure).head
+        index = None
+        if first.hierarchy is not None and head.coherent:
+            index = index_hierarchy(first.hierarchy, closure=False)
+        self._state = (params, numbers, first.structure, index)
+        num_labels = first.label_space.num_labels
 
-        dist = combine(jax.vmap(member)(params, numbers), index)
-        labels = multi_hot(batch.label_ids, batch.label_values, first.label_space.num_labels)
-        scored = Scored.of(dist, labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
-        return jax.tree.map(lambda leaf: leaf[None], scored)
+        def distribution(
+            params: PyTree, numbers: Numbers, structure: PyTree, index: HierarchyIndex | None, batch: Batch
+        ) -> LabelDistribution:
+            def member(params: PyTree, numbers: Numbers) -> LabelDistribution:
+                return nnx.merge(first.graphdef, params, numbers.rates, structure)(batch.inputs, None)
 
-    return lambda batch: score(params, numbers, first.structure, index, batch)
+            return combine(jax.vmap(member)(params, numbers), index)
+
+        @jax.jit
+        def score(
+            params: PyTree, numbers: Numbers, structure: PyTree, index: HierarchyIndex | None, batch: Batch
+        ) -> Scored:
+            dist = distribution(params, numbers, structure, index, batch)
+            labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
+            scored = Scored.of(dist, labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
+            return jax.tree.map(lambda leaf: leaf[None], scored)
+
+        self._distribution, self._score = distribution, score
+
+    def score(self, batch: Batch) -> Scored:
+        """Return what is said of a batch."""
+        return self._score(*self._state, batch)
+
+    def mode_is_exact(self, batch: Batch) -> bool:
+        """Return whether the most probable label set is surely found; shapes alone tell."""
+        return jax.eval_shape(self._distribution, *self._state, batch).mode_is_exact

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
@@ -152,6 +153,7 @@ def _train(
         },
         "num_parameters": sum(leaf[0].size for leaf in jax.tree.leaves(state.params)),
         "num_steps": num_steps,
+        "mode_is_exact": _mode_is_exact(models[0], next(batches["train"].once())),
         "replicas": len(configs),
     }
     records: list[Record] = [
@@ -252,6 +254,14 @@ def _train(
     if errors:
         raise NonFiniteError(" ".join(errors.values()))
     return records
+
+
+def _mode_is_exact(model: tuple[nnx.GraphDef, *tuple[nnx.State, ...]], batch: Batch) -> bool:
+    """Return whether the most probable label set of what a model says is surely found; shapes alone tell."""
+    graphdef, *states = model
+    return jax.eval_shape(
+        lambda states, inputs: nnx.merge(graphdef, *states)(inputs), states, batch.inputs
+    ).mode_is_exact
 
 
 def num_steps_of(config: ConfigDict, batches: Batches) -> int:

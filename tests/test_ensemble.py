@@ -86,6 +86,7 @@ def test_a_study_evaluates_it_after_its_members(tmp_path, data_dir, capsys):
     assert {*made} == {("one ×3", 0), ("one", 0), ("one", 1), ("one", 2)}
     ensemble = made["one ×3", 0]
     assert ensemble["members"] == [made["one", seed]["run_id"] for seed in range(3)]
+    assert (ensemble["mode_is_exact"], made["one", 0]["mode_is_exact"]) == (False, True)
     planned = {each.run_id: each for each in plan(Study.load(folder), tmp_path / "runs")}
     for split, refitted in (("validation", False), ("test", True)):
         marginals = []

@@ -47,6 +47,7 @@ def make_record(seed=0, data="tiny/paths", **changes):
         "label_space": {"hash": "1ab5", "num_labels": 9},
         "num_parameters": 120,
         "num_steps": 7,
+        "mode_is_exact": changes.pop("mode_is_exact", True),
         "seconds": {"train": 2.5, "evaluate": 0.5},
         "metrics": metrics,
     }
@@ -80,6 +81,16 @@ def cells_of(sheet):
 
 def notes_of(sheet):
     return "\n".join(sheet.notes)
+
+
+def test_modes_that_are_searched_for_are_marked():
+    runs = make_results({"exact": [0.5, 0.6]}).runs + make_results({"searched": [0.4]}, mode_is_exact=False).runs
+    results = Results("tiny", tuple((run.row, run.data, run.seed) for run in runs), runs)
+    mode, ranking = ACCURACY, "test.ranking.precision_at_1"
+    sheet = only_sheet(results, Table(columns=[mode, ranking]))
+    assert [[cell.marks for cell in row_.cells] for row_ in sheet.rows] == [["", ""], ["s", ""]]
+    assert "searched for, and may be missed" in notes_of(sheet)
+    assert "searched for" not in notes_of(only_sheet(make_results({"exact": [0.5, 0.6]})))
 
 
 shares = st.floats(0, 1)

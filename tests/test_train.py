@@ -20,7 +20,7 @@ from mlresearch.fit import Stopped, stack
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
 from mlresearch.step import init_state, make_train_chunk, make_train_step
-from mlresearch.train import NonFiniteError, train
+from mlresearch.train import NonFiniteError, _mode_is_exact, train
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_a_run_from_end_to_end(config, tmp_path):
     assert record["status"] == "finished"
     assert record["num_steps"] == 12 * 10  # 150 examples are ten batches of 16, the last one padded
     assert record["examples"] == {"train": 150, "validation": 37, "test": 29}
+    assert record["mode_is_exact"] is True
     assert record["metrics"]["test"]["mode"]["num_examples"] == 29
     # The words name the labels: a model that learned anything reads most of them.
     assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
@@ -187,6 +188,15 @@ def test_stopped_by_the_user(config, tmp_path):
     assert resumed["resumed_at"] == 8
     assert [line["step"] for line in lines(tmp_path)] == [4, 8, 12, 16, 20, 24, 28, 30]
     assert resumed["seconds"]["train"] > 0
+
+
+@pytest.mark.parametrize(("head", "exact"), [("independent", True), ("conditional", True), ("mixture", False)])
+def test_what_finds_the_mode_is_told_by_shapes(config, head, exact):
+    config.head.name = head
+    resolved = resolve(config)
+    dataset, preprocessing, batches = inputs_of(resolved)
+    model = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
+    assert _mode_is_exact(model, next(iter(batches["train"].once()))) is exact
 
 
 def test_another_config_is_refused_with_the_difference(config, tmp_path):

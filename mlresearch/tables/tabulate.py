@@ -23,15 +23,18 @@ FAULTS = {
 }
 """What a table is refused for unless it is allowed, and how cells are marked then, by the first letter."""
 
+SEARCHED = "s: the most probable label set is searched for, and may be missed"
+"""How cells of the head's own decision are marked where the mode is not exact, by the first letter."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """A row's number in a column: the mean over its runs.
 
     values: by seed. published: a number that stands elsewhere, and then there are no values. marks: first letters of
-    `FAULTS`. best: of the column's means. p_best, p_baseline: adjusted p-values against the best row and the baseline,
-    None where they were not tested. tied: could have been told apart from the best, and was not. differs: from the
-    baseline, significantly.
+    `FAULTS` and `SEARCHED`. best: of the column's means. p_best, p_baseline: adjusted p-values against the best row and
+    the baseline, None where they were not tested. tied: could have been told apart from the best, and was not. differs:
+    from the baseline, significantly.
     """
 
     values: Mapping[int, float]
@@ -181,10 +184,14 @@ def _sheet(
     runs = [run for run in results.runs if run.data in data_sets]
     cells: dict[tuple[str, Column], Cell] = {}
     for name, column in itertools.product(names, wanted):
-        own = {run.seed: run.value(column.place) for run in runs if (run.row, run.data) == (name, column.data)}
-        given = {seed: value for seed, value in sorted(own.items()) if value is not None}
+        own = [run for run in runs if (run.row, run.data) == (name, column.data)]
+        values = {run.seed: run.value(column.place) for run in sorted(own, key=lambda run: run.seed)}
+        given = {seed: value for seed, value in values.items() if value is not None}
+        letters = marks.get((name, column.data), "")
+        if ".mode." in column.place and any(run.record.get("mode_is_exact") is False for run in own):
+            letters += SEARCHED[0]
         # A number that some of the runs do not have, such as an infinite loss, has no mean.
-        cells[name, column] = Cell(given if len(given) == len(own) else {}, None, marks.get((name, column.data), ""))
+        cells[name, column] = Cell(given if len(given) == len(own) else {}, None, letters)
     run_on = {run.data for run in runs}
     columns = tuple(
         column for column in wanted if column.data not in run_on or any(cells[name, column].n for name in names)
@@ -244,8 +251,8 @@ def _notes(
     if table.baseline is not None and table.baseline not in [row.name for row in rows]:
         yield f"The baseline {table.baseline!r} has no runs here."
     marks = {mark for row in rows for cell in row.cells for mark in cell.marks}
-    for fault, text in FAULTS.items():
-        if fault[0] in marks:
+    for text in (*FAULTS.values(), SEARCHED):
+        if text[0] in marks:
             yield f"{text}."
     if any(cell.mean is None for row in rows for cell in row.cells):
         yield "—: no number: no run, a loss that is infinite, or nothing published."
