@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from small_scores import label_metrics, split_metrics
-from test_results import make_record, make_results, write_study
+from small_tables import make_record, make_results, write_study
 
 from mlresearch import predictions
 from mlresearch.cli import main

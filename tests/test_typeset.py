@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_results import ACCURACY, LOSS, make_results
+from small_tables import ACCURACY, LOSS, make_results
 
 from mlresearch.tables import Column, Table
 from mlresearch.tables.tabulate import Cell, Row, Sheet, tabulate
