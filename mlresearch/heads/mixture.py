@@ -142,14 +142,16 @@ class Mixture(LabelDistribution):
         return jax.tree.map(lambda one, other: jnp.where(wins[:, None], other, one), one, other)
 
 
+@jax.custom_jvp
 def log_mixture(
     log_weights: Float[Array, "*#shape components"], log_probs: Float[Array, "*shape components"]
 ) -> Float[Array, "*shape"]:
     """Return log Σₖ πₖ pₖ, where Σₖ πₖ = 1: never above the largest log pₖ, and precise where that is near 0.
 
     With p the largest pₖ it is log p + log(1 − Σₖ πₖ (1 − pₖ/p)), in which nothing cancels while the sum is at most ½.
+    The gradient is p(k | y), for weights and components alike; 0 where all components say that y is impossible.
     """
-    peak = jax.lax.stop_gradient(log_probs.max(-1, keepdims=True))
+    peak = log_probs.max(-1, keepdims=True)
     impossible = jnp.isneginf(peak)  # where all are: NaN, were it not hidden
     peak, log_probs = jnp.where(impossible, 0.0, peak), jnp.where(impossible, 0.0, log_probs)
     change = (jnp.exp(log_weights) * jnp.expm1(log_probs - peak)).sum(-1)
@@ -157,6 +159,15 @@ def log_mixture(
     nearby = peak[..., 0] + jnp.log1p(jnp.where(near, change, 0.0))
     total = jnp.where(near, nearby, jax.nn.logsumexp(log_weights + log_probs, axis=-1))
     return jnp.where(impossible[..., 0], -jnp.inf, total)
+
+
+@log_mixture.defjvp
+def _log_mixture_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    log_weights, log_probs = primals
+    value = log_mixture(log_weights, log_probs)
+    possible = jnp.where(jnp.isneginf(value), jnp.inf, value)
+    share = jnp.exp(log_weights + log_probs - possible[..., None])
+    return value, (share * (tangents[0] + tangents[1])).sum(-1)
 
 
 class Head(nnx.Module):
