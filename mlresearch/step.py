@@ -21,6 +21,12 @@ from mlresearch.pytree import pytree_dataclass
 
 NO_FAILURE = -1
 
+LARGEST_NORM = 1e18
+"""Gradients of larger norm count as not finite: their squares, and sums of these, would overflow in float32.
+
+Below it, what an optimizer makes of finite parameters and moments is finite, since `config` bounds its numbers.
+"""
+
 
 @pytree_dataclass
 class Numbers:
@@ -47,8 +53,9 @@ class Best:
 class TrainState:
     """All that changes while training, and what its randomness and its updates depend on.
 
-    failed_step: the first step whose loss, gradient or update was not finite, −1 if there is none. From that step on
-    the state stands still, so that nothing that is not finite is ever kept. It stands still from step `end` on, too.
+    failed_step: the first step whose loss or gradient was not finite (`LARGEST_NORM`), −1 if there is none. From that
+    step on the state stands still, so that nothing that is not finite is ever kept. It stands still from step `end` on,
+    too.
 
     average: of the parameters, which is what is validated and tested; None where the parameters themselves are. best:
     None where the last ones are what counts.
@@ -188,28 +195,28 @@ def make_train_step(
         loss, gradient = sum_over_devices(shares)
         gradient_norm = optax.tree.norm(gradient)
         optimizer = make_optimizer(config.optim, num_steps, state.numbers.optim)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        # Moments keep their dtype, whatever that of the numbers they are made with.
-        opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None:
-            share = average_share(config, num_steps, state.step)
-            average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
-        # Finite gradients may still make what is not: all that would be kept is looked at.
-        finite = jnp.stack([_is_finite(leaf) for leaf in jax.tree.leaves((loss, gradient_norm, params, opt_state))])
+
+        def update(params: PyTree, opt_state: PyTree, average: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer step counts
+                updates, new = optimizer.update(gradient, opt_state, params)
+            # Moments keep their dtype, whatever that of the numbers they are made with.
+            opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new, opt_state)
+            params = optax.apply_updates(params, updates)
+            if average is not None:
+                share = average_share(config, num_steps, state.step)
+                average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
+            return params, opt_state, average
+
         running = (state.failed_step < 0) & (state.step < state.end)
-        moves = running & finite.all()
-
-        def keep(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda new, old: jnp.where(moves, new, old), new, old)
-
+        moves = running & jnp.isfinite(loss) & (gradient_norm < LARGEST_NORM)
+        # A branch, and not a choice of each number: that would take twice the memory traffic of the update itself.
+        old = state.params, state.opt_state, state.average
+        params, opt_state, average = jax.lax.cond(moves, update, lambda *kept: kept, *old)
         kept = dataclasses.replace(
             state,
-            params=keep(params, state.params),
-            average=keep(average, state.average),
-            opt_state=keep(opt_state, state.opt_state),
+            params=params,
+            average=average,
+            opt_state=opt_state,
             step=state.step + moves.astype(jnp.int32),
             failed_step=jnp.where(running & ~moves, state.step, state.failed_step),
         )
@@ -228,11 +235,6 @@ def average_share(config: ConfigDict, num_steps: int, step: Int[Array, ""]) -> F
     """
     horizon = config.optim.average * num_steps / config.train.num_epochs
     return jnp.maximum(-math.expm1(-1 / horizon), 1 / (step + 1).astype(float))
-
-
-def _is_finite(x: Array) -> Bool[Array, ""]:
-    """Return whether all of an array is finite; the maximum, which NaN passes through, takes one pass."""
-    return jnp.isfinite(jnp.abs(x).max(initial=0))
 
 
 def make_train_chunk(

@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 class NonFiniteError(UserError):
-    """Raised where a loss, gradient or update was not finite; the state before that step is what is kept."""
+    """Raised where a loss or gradient was not finite; the state before that step is what is kept."""
 
 
 def _never() -> bool:
@@ -294,7 +294,7 @@ def _failures(
         batch = next(batches.epoch(int(seeds[number]), epoch, place))
         losses = jax.device_get(program.scorer(state.params, state.numbers)(batch)).loss[number]
         errors[number] = (
-            f"loss, gradient or update was not finite at step {step}; {folders[number]} keeps the state before it. "
+            f"loss or gradient was not finite at step {step}; {folders[number]} keeps the state before it. "
             + _explain(batch, losses, dataset, records[number]["name"])
         )
     return errors
