@@ -27,8 +27,9 @@ def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return log p − log(1 − p) from log p ≤ 0, clipped to ±`LOGIT_BOUND`.
 
-    The slope, 1 / (1 − p) = 1 + the odds, is zero where clipped above; where clipped below it is that of log p, 1, so
-    that what is nearly impossible can still be learnt.
+    The slope, 1 / (1 − p) = 1 + the odds, is that of log p, 1, where clipped below, so that what is nearly impossible
+    can still be learnt. It is zero where clipped above, and at most 1/ε: of a p that is nearer to 1 than ε, rounding
+    may have made what is missing, and a slope by that would be large and mean nothing.
     """
     smallest = -jnp.exp(jnp.asarray(-LOGIT_BOUND, log_probs.dtype))  # below this distance from 0 the bound holds
     certain = log_probs > smallest
@@ -39,7 +40,8 @@ def log_odds(log_probs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 @log_odds.defjvp
 def _log_odds_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     value = log_odds(primals[0])
-    return value, jnp.where(value < LOGIT_BOUND, 1.0 + jnp.exp(value), 0.0) * tangents[0]
+    odds = jnp.minimum(jnp.exp(value), 1.0 / jnp.finfo(value.dtype).eps)
+    return value, jnp.where(value < LOGIT_BOUND, 1.0 + odds, 0.0) * tangents[0]
 
 
 @jax.custom_jvp
