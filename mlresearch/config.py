@@ -254,15 +254,6 @@ def _check_values(config: ConfigDict) -> None:
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
     check_threshold_search(config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
-    # What keeps updates finite where gradients are (`step.LARGEST_NORM`).
-    if config.optim.learning_rate > 1e9:
-        raise UserError(f"config.optim.learning_rate is {config.optim.learning_rate}; it must be at most 1e9")
-    taken = config.optim.learning_rate * config.optim.weight_decay
-    if taken > 1:
-        raise UserError(
-            f"config.optim: learning_rate × weight_decay is {taken:g}, the share of a weight that a step takes away; "
-            "it must be at most 1"
-        )
     for key in ("optim.warmup_share", "optim.b1", "optim.b2", "optim.momentum"):
         if not 0 <= _at(config, key) < 1:
             raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")

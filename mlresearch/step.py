@@ -24,7 +24,7 @@ NO_FAILURE = -1
 LARGEST_NORM = 1e18
 """Gradients of larger norm count as not finite: their squares, and sums of these, would overflow in float32.
 
-Below it, what an optimizer makes of finite parameters and moments is finite, since `config` bounds its numbers.
+Below it, moments stay finite, and no update is NaN.
 """
 
 
@@ -201,10 +201,12 @@ def make_train_step(
                 updates, new = optimizer.update(gradient, opt_state, params)
             # Moments keep their dtype, whatever that of the numbers they are made with.
             opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new, opt_state)
-            params = optax.apply_updates(params, updates)
+            params = jax.tree.map(_bound, optax.apply_updates(params, updates))
             if average is not None:
                 share = average_share(config, num_steps, state.step)
-                average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
+                average = jax.tree.map(
+                    lambda old, new: _bound(old + share.astype(old.dtype) * (new - old)), average, params
+                )
             return params, opt_state, average
 
         running = (state.failed_step < 0) & (state.step < state.end)
@@ -235,6 +237,12 @@ def average_share(config: ConfigDict, num_steps: int, step: Int[Array, ""]) -> F
     """
     horizon = config.optim.average * num_steps / config.train.num_epochs
     return jnp.maximum(-math.expm1(-1 / horizon), 1 / (step + 1).astype(float))
+
+
+def _bound(x: Array) -> Array:
+    """Return the nearest finite numbers: what overflows in a step is stopped by the loss of the next, and not kept."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)
 
 
 def make_train_chunk(

@@ -259,6 +259,32 @@ def test_a_gradient_whose_square_overflows_is_not_taken(config, tmp_path, num_ep
         assert np.array_equal(kept, initial)
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_what_overflows_in_an_update_is_never_kept(config, tmp_path, name, clip_norm):
+    config.optim.update(
+        name=name,
+        learning_rate=3e38,
+        weight_decay=1e30,
+        momentum=0.99,
+        clip_norm=clip_norm,
+        average=1.0,
+        warmup_share=0.0,
+    )
+    with pytest.raises(NonFiniteError, match=r"not finite at step [1-9]"):
+        train(config, tmp_path)
+    resolved = resolve(config)
+    dataset, preprocessing, _ = inputs_of(resolved)
+    _, params, rates, _ = create_model(resolved, preprocessing.spec, 9, dataset.hierarchy)
+    template = init_state(resolved, params, rates, 1, select=False)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        _, state, _ = checkpoints.restore(template, workdir.identity(dataset, preprocessing.identity))
+    assert int(state.step) > 0
+    assert any(np.abs(leaf).max() > 1e37 for leaf in jax.tree.leaves(state.params))
+    for leaf in jax.tree.leaves((state.params, state.opt_state, state.average)):
+        assert np.isfinite(leaf).all()
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path):
     config.train.checkpoint_every_seconds = 1e-9
     config.train.chunk_steps = 1
