@@ -105,6 +105,7 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
         "truncated_token_share": dict.fromkeys(dataset.splits, 0.0),
         "num_parameters": baseline.num_parameters,
         "num_steps": None,
+        "mode_is_exact": None,  # predictions are no distribution's mode
         "replicas": 1,
         "resumed_at": None,
         "selected": None,

@@ -126,15 +126,12 @@ def joint_loss(
 
     Source: Varin, Reid and Firth, "An Overview of Composite Likelihood Methods", 2011 (such sums in general).
     """
-    if marginal_share < 1:
-        likelihood_loss = -(dist.log_prob(labels) if labels.dtype == bool else dist.log_prob_known(labels))
-    if marginal_share > 0:
-        marginal_loss = sum_label_loss(label_loss, dist.logits, labels)
-    if marginal_share == 0:
-        return likelihood_loss
     if marginal_share == 1:
-        return marginal_loss
-    return (1 - marginal_share) * likelihood_loss + marginal_share * marginal_loss
+        return sum_label_loss(label_loss, dist.logits, labels)
+    loss = -(dist.log_prob(labels) if labels.dtype == bool else dist.log_prob_known(labels))
+    if marginal_share == 0:
+        return loss
+    return (1 - marginal_share) * loss + marginal_share * sum_label_loss(label_loss, dist.logits, labels)
 
 
 def check_share(share: float, setting: str) -> None:

@@ -243,10 +243,10 @@ class BayesianNetwork(LabelDistribution):
         return log_normaliser(self.scores[members], segments, self.families.parent.shape[0], rest=rest)
 
     def _log_of_families(self) -> OfFamilies:
-        """Return what a family whose parent is on adds beside its members where some of them are on; and what it adds
-        where none is, instead of its members.
+        """Return what families add whose parents are on: where some members are on, and where none is.
 
-        The first is None where it is nothing, the second where none on is impossible, or the members' own affair.
+        The first is beside what members add, None where it is nothing; the second in place of it, None where none on is
+        impossible, or the members' own affair.
         """
         if self.siblings == "some":
             return -self._log_any(), None
