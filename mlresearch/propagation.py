@@ -84,6 +84,13 @@ def segment_max(
     return jax.ops.segment_max(x, segments, num_segments, indices_are_sorted=True)
 
 
+def segment_any(
+    x: Bool[Array, "rows batch"], segments: Int[Array, "rows"], num_segments: int
+) -> Bool[Array, "segments batch"]:
+    """Return whether any row is true by ascending segment number; false for a segment without rows."""
+    return jax.ops.segment_max(x.astype(jnp.int32), segments, num_segments, indices_are_sorted=True) > 0
+
+
 def segment_logsumexp(
     x: Float[Array, "rows batch"], segments: Int[Array, "rows"], num_segments: int
 ) -> Float[Array, "segments batch"]:

@@ -52,6 +52,14 @@ class NotNormalisedError(TypeError):
     """Raised where a joint probability is asked of a head that only has marginals."""
 
 
+class NotTiltableError(TypeError):
+    """Raised where a distribution is to be tilted, or conditioned on labels, that has no exact form of it."""
+
+
+CERTAIN = 1e30
+"""Log-odds of a label that must be on, negated of one that cannot be: as good as ∞, without its NaN gradients."""
+
+
 class LabelDistribution(abc.ABC):
     """p(labels | input) for a batch of inputs: everything after the head talks to this alone.
 
@@ -63,6 +71,9 @@ class LabelDistribution(abc.ABC):
 
     mode_is_exact: bool = True
     """Whether `mode` is surely the most probable label set."""
+
+    tiltable: bool = False
+    """Whether `tilt` and `given` are defined: what they return is a distribution of the same kind, exactly."""
 
     @property
     @abc.abstractmethod
@@ -102,6 +113,21 @@ class LabelDistribution(abc.ABC):
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
         """Draw `n` label sets an input; raises `NotNormalisedError` where the head has marginals only."""
         raise NotNormalisedError(f"{type(self).__name__} has marginals but no joint distribution")
+
+    def tilt(self, exponents: Float[Array, "batch labels"]) -> tuple["LabelDistribution", Float[Array, "batch"]]:
+        """Return p'(y) = p(y) exp(λ · y) / Z and log Z = log E[exp(λ · y)], for exponents λ.
+
+        Raises `NotTiltableError` unless `tiltable`. Source: Efron, "Exponential Families in Theory and Practice", 2022.
+        """
+        raise NotTiltableError(f"{type(self).__name__} has no exact tilting")
+
+    def given(self, known: Float[Array, "batch labels"]) -> "LabelDistribution":
+        """Return p(labels | known labels), NaN standing for unknown.
+
+        Of what is impossible, with `log_prob_known` −inf, it says something, which means nothing. Raises
+        `NotTiltableError` unless `tiltable`.
+        """
+        raise NotTiltableError(f"{type(self).__name__} has no exact conditioning on known labels")
 
 
 def sum_label_loss(

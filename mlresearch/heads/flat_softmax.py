@@ -1,5 +1,7 @@
 """One softmax over all labels: the drawn label comes with its ancestors. The baseline for single-path data."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
+from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_space import LabelSets
@@ -25,6 +27,8 @@ class ClosureOfOneLabel(LabelDistribution):
 
     log_softmax: over labels, labels first.
     """
+
+    tiltable = True
 
     log_softmax: Float[Array, "labels batch"]
     index: HierarchyIndex
@@ -80,12 +84,26 @@ class ClosureOfOneLabel(LabelDistribution):
 
         It is log Σ softmax over the labels whose closure holds every label known to be on and none known to be off.
         """
-        on, off = labels_first(labels > 0.5), labels_first(labels <= 0.5)
-        count = on.astype(self.log_softmax.dtype)
-        agrees = (path_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
-        lowest = jnp.finfo(self.log_softmax.dtype).min
-        total = jax.nn.logsumexp(jnp.where(agrees, self.log_softmax, lowest), axis=0)
+        agrees = self._agree(labels)
+        total = jax.nn.logsumexp(jnp.where(agrees, self.log_softmax, -CERTAIN), axis=0)
         return jnp.where(agrees.all(0), 0.0, jnp.where(agrees.any(0), total, -jnp.inf))
+
+    def tilt(self, exponents: Float[Array, "batch labels"]) -> tuple["ClosureOfOneLabel", Float[Array, "batch"]]:
+        """Return the softmax of s + the sum of λ over the closure, and log Z."""
+        tilted = self.log_softmax + path_sum(labels_first(exponents), self.index)
+        total = jax.nn.logsumexp(tilted, axis=0)
+        return dataclasses.replace(self, log_softmax=tilted - total), total
+
+    def given(self, known: Float[Array, "batch labels"]) -> "ClosureOfOneLabel":
+        """Return the softmax over the labels whose closure agrees with what is known, NaN standing for unknown."""
+        left = jnp.where(self._agree(known), self.log_softmax, -CERTAIN)
+        return dataclasses.replace(self, log_softmax=jax.nn.log_softmax(left, axis=0))
+
+    def _agree(self, known: Float[Array, "batch labels"]) -> Bool[Array, "labels batch"]:
+        """Return the labels whose closure holds every label known to be on and none known to be off."""
+        on, off = labels_first(known > 0.5), labels_first(known <= 0.5)
+        count = on.astype(self.log_softmax.dtype)
+        return (path_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return the closure of the most probable label."""

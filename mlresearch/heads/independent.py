@@ -8,10 +8,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, sum_label_loss
+from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels, sum_label_loss
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
-from mlresearch.logspace import at_least_float32
+from mlresearch.logspace import at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_of
 from mlresearch.pytree import pytree_dataclass
 
@@ -19,6 +19,8 @@ from mlresearch.pytree import pytree_dataclass
 @pytree_dataclass
 class ProductOfBernoullis(LabelDistribution):
     """p(y) = Π σ(sᵢ)^yᵢ (1 − σ(sᵢ))^(1 − yᵢ)."""
+
+    tiltable = True
 
     scores: Float[Array, "batch labels"]
 
@@ -44,6 +46,16 @@ class ProductOfBernoullis(LabelDistribution):
         """Return log P(known labels), NaN standing for unknown; exactly 0 if nothing is known."""
         each = jax.nn.log_sigmoid(jnp.where(labels > 0.5, self.scores, -self.scores))
         return jnp.where(jnp.isnan(labels), 0.0, each).sum(-1)
+
+    def tilt(self, exponents: Float[Array, "batch labels"]) -> tuple["ProductOfBernoullis", Float[Array, "batch"]]:
+        """Return the product at scores s + λ, and log Z = Σ log(1 − σ(s) + σ(s) exp λ)."""
+        log_on, log_off = log_sigmoids(self.scores)
+        return ProductOfBernoullis(self.scores + exponents), jnp.logaddexp(log_on + exponents, log_off).sum(-1)
+
+    def given(self, known: Float[Array, "batch labels"]) -> "ProductOfBernoullis":
+        """Return the product in which known labels are certain, NaN standing for unknown."""
+        certain = jnp.where(known > 0.5, CERTAIN, -CERTAIN)
+        return ProductOfBernoullis(jnp.where(jnp.isnan(known), self.scores, certain))
 
     def take(self, rows: Int[Array, "rows"]) -> "ProductOfBernoullis":
         """Return the distributions of some examples of the batch."""

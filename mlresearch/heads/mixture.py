@@ -63,6 +63,11 @@ class Mixture(LabelDistribution):
         return self.log_gates.shape[1] == 1 and self.components.mode_is_exact
 
     @property
+    def tiltable(self) -> bool:  # type: ignore[override]
+        """True where the components are."""
+        return self.components.tiltable
+
+    @property
     def log_marginals(self) -> Float[Array, "batch labels"]:
         """Return log Σₖ πₖ Pₖ(label = 1), settled where the components are coherent."""
         log_marginals = self._mix(labels_first(self.components.log_marginals))
@@ -84,6 +89,21 @@ class Mixture(LabelDistribution):
         Of Bayesian networks on a DAG, a row with unknown labels gives NaN: `Head.unknown_labels` is False there.
         """
         return self._mix(self.components.log_prob_known(self._repeat(labels)))
+
+    def tilt(self, exponents: Float[Array, "batch labels"]) -> tuple["Mixture", Float[Array, "batch"]]:
+        """Return the mixture of tilted components with gates πₖ Zₖ / Z, and log Z = log Σₖ πₖ Zₖ."""
+        components, log_normalisers = self.components.tilt(self._repeat(exponents))
+        log_gates = self.log_gates + log_normalisers.reshape(self.log_gates.shape)
+        total = jax.nn.logsumexp(log_gates, axis=-1)
+        return dataclasses.replace(self, log_gates=log_gates - total[:, None], components=components), total
+
+    def given(self, known: Float[Array, "batch labels"]) -> "Mixture":
+        """Return the mixture of conditioned components with gates p(k | known labels), NaN standing for unknown."""
+        repeated = self._repeat(known)
+        log_known = self.components.log_prob_known(repeated).reshape(self.log_gates.shape)
+        impossible = jnp.isneginf(log_known).all(-1, keepdims=True)
+        log_gates = jax.nn.log_softmax(self.log_gates + jnp.where(impossible, 0.0, log_known))
+        return dataclasses.replace(self, log_gates=log_gates, components=self.components.given(repeated))
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return a probable label set, never less so than the mode of any component or the marginals over ½.
