@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
@@ -52,6 +52,10 @@ class MeanMarginals(LabelDistribution):
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return the sum of `label_loss` over known labels."""
         return sum_label_loss(label_loss, self.logits, labels)
+
+    def take(self, rows: Int[Array, "rows"]) -> "MeanMarginals":
+        """Return the distributions of some examples of the batch."""
+        return dataclasses.replace(self, members=self.members[:, rows])
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return marginals over ½."""

@@ -78,6 +78,7 @@ class HierarchyIndex:
     label among these, past the last where it has none. levels: on a forest, `upward` as edges. edge_children,
     edge_parents: all edges by child. closure_members, closure_owners: every label with itself and each of its ancestors
     once, by owner; empty where `index_hierarchy` was told to leave them out. outside: an id past the last label.
+    parents_first: all labels, by level.
     """
 
     upward: tuple[Lists, ...]
@@ -93,6 +94,7 @@ class HierarchyIndex:
     closure_owners: Int[Array, "pairs"]
     closure_members: Int[Array, "pairs"]
     outside: Int[Array, "1"]
+    parents_first: Int[Array, "labels"]
 
 
 def index_hierarchy(hierarchy: LabelHierarchy, *, closure: bool) -> HierarchyIndex:
@@ -129,6 +131,7 @@ def index_hierarchy(hierarchy: LabelHierarchy, *, closure: bool) -> HierarchyInd
         closure_owners=jnp.asarray(owners),
         closure_members=jnp.asarray(members),
         outside=jnp.asarray([num_labels], jnp.int32),
+        parents_first=jnp.asarray(np.argsort(hierarchy.levels, kind="stable"), jnp.int32),
     )
 
 

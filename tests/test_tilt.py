@@ -1,4 +1,4 @@
-"""Tilting a distribution by factors of labels, and conditioning it on known labels, by enumeration of all label sets."""
+"""Distributions tilted by factors of labels, and conditioned on known labels, against all label sets."""
 
 import jax
 import jax.numpy as jnp

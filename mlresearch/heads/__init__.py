@@ -29,9 +29,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.errors import UserError
+from mlresearch.hierarchy_index import HierarchyIndex
 from mlresearch.logspace import log_odds
 
 Labels = Bool[Array, "batch labels"] | Float[Array, "batch labels"]
@@ -75,6 +76,9 @@ class LabelDistribution(abc.ABC):
     tiltable: bool = False
     """Whether `tilt` and `given` are defined: what they return is a distribution of the same kind, exactly."""
 
+    index: HierarchyIndex | None
+    """Of the hierarchy that marginals are coherent with, None where there is none."""
+
     @property
     @abc.abstractmethod
     def log_marginals(self) -> Float[Array, "batch labels"]:
@@ -91,6 +95,10 @@ class LabelDistribution(abc.ABC):
 
         Neither the value nor its gradient is NaN where labels are unknown; with nothing known the loss is exactly 0.
         """
+
+    @abc.abstractmethod
+    def take(self, rows: Int[Array, "rows"]) -> "LabelDistribution":
+        """Return the distributions of some examples of the batch."""
 
     @abc.abstractmethod
     def mode(self) -> Bool[Array, "batch labels"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
@@ -104,6 +104,10 @@ class ClosureOfOneLabel(LabelDistribution):
         on, off = labels_first(known > 0.5), labels_first(known <= 0.5)
         count = on.astype(self.log_softmax.dtype)
         return (path_sum(count, self.index) == count.sum(0)) & keep_with_parents(~off, self.index)
+
+    def take(self, rows: Int[Array, "rows"]) -> "ClosureOfOneLabel":
+        """Return the distributions of some examples of the batch."""
+        return dataclasses.replace(self, log_softmax=self.log_softmax[:, rows])
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return the closure of the most probable label."""

@@ -20,6 +20,7 @@ from mlresearch.pytree import pytree_dataclass
 class ProductOfBernoullis(LabelDistribution):
     """p(y) = Π σ(sᵢ)^yᵢ (1 − σ(sᵢ))^(1 − yᵢ)."""
 
+    index = None
     tiltable = True
 
     scores: Float[Array, "batch labels"]

@@ -3,6 +3,7 @@
 Source: Giunchiglia and Lukasiewicz, "Coherent Hierarchical Multi-Label Classification Networks", 2020.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
@@ -72,6 +73,10 @@ class MaximumOverDescendants(LabelDistribution):
             return labels * label_loss(logits, positive) + (1 - labels) * label_loss(labels_first(maxima), negative)
 
         return sum_label_loss(weigh, logits, labels)
+
+    def take(self, rows: Int[Array, "rows"]) -> "MaximumOverDescendants":
+        """Return the distributions of some examples of the batch."""
+        return dataclasses.replace(self, scores=self.scores[:, rows])
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return marginals over ½."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
@@ -29,6 +29,7 @@ from mlresearch.heads import (
 from mlresearch.heads.conditional import BayesianNetwork, check_one_parent
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.hierarchy_index import HierarchyIndex
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32
 from mlresearch.propagation import settle
@@ -68,6 +69,11 @@ class Mixture(LabelDistribution):
         return self.components.tiltable
 
     @property
+    def index(self) -> HierarchyIndex | None:  # type: ignore[override]
+        """Of the components."""
+        return self.components.index
+
+    @property
     def log_marginals(self) -> Float[Array, "batch labels"]:
         """Return log Σₖ πₖ Pₖ(label = 1), settled where the components are coherent."""
         log_marginals = self._mix(labels_first(self.components.log_marginals))
@@ -104,6 +110,12 @@ class Mixture(LabelDistribution):
         impossible = jnp.isneginf(log_known).all(-1, keepdims=True)
         log_gates = jax.nn.log_softmax(self.log_gates + jnp.where(impossible, 0.0, log_known))
         return dataclasses.replace(self, log_gates=log_gates, components=self.components.given(repeated))
+
+    def take(self, rows: Int[Array, "rows"]) -> "Mixture":
+        """Return the distributions of some examples of the batch."""
+        count = self.log_gates.shape[1]
+        columns = (rows[:, None] * count + jnp.arange(count)).ravel()
+        return dataclasses.replace(self, log_gates=self.log_gates[rows], components=self.components.take(columns))
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return a probable label set, never less so than the mode of any component or the marginals over ½.
