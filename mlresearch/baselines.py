@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import joblib
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -17,10 +18,14 @@ from sklearn.linear_model import SGDClassifier
 
 from mlresearch import environment, workdir
 from mlresearch.data.records import Dataset, Records, TrainingRecords, require_training
+from mlresearch.decisions import Rules
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import evaluate, evaluate_validation, write_evaluations
+from mlresearch.f_measure import largest_expected_f1
 from mlresearch.files import write_json
+from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.inputs import load_dataset
+from mlresearch.logspace import log_odds
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredSplit
 
@@ -82,13 +87,13 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
 
     workdir.claim(folder, own_config)
     workdir.write_labels(folder, dataset.label_space, hierarchy)
-    metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+    rules = Rules.of(config)
     stored = config.evaluate.predictions
-    scored = score_records(baseline, dataset, "validation")
-    [on_validation] = evaluate_validation(scored, 1, hierarchy, metric, grid, predictions=stored)
+    scored = score_records(baseline, dataset, "validation", rules.most)
+    [on_validation] = evaluate_validation(scored, 1, hierarchy, rules, predictions=stored)
     assert on_validation is not None, "baselines do not diverge"
     validation, decisions = on_validation
-    [test] = evaluate(score_records(baseline, dataset, "test"), [decisions], hierarchy, predictions=stored)
+    [test] = evaluate(score_records(baseline, dataset, "test", rules.most), [decisions], hierarchy, predictions=stored)
     assert test is not None
 
     metrics = write_evaluations(folder, decisions, {"validation": validation, "test": test})
@@ -117,8 +122,11 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
     return record
 
 
-def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredSplit:
-    """Return what a baseline says of a split, `BLOCK_ROWS` texts at a time; it has no loss."""
+def score_records(baseline: Baseline, dataset: Dataset, split: str, most: int) -> ScoredSplit:
+    """Return what a baseline says of a split, `BLOCK_ROWS` texts at a time; it has no loss.
+
+    most: labels of the sets that are chosen for their expected F1, 0 for none.
+    """
     records = dataset.splits[split]
     texts = texts_of(records, dataset.name)
 
@@ -127,7 +135,11 @@ def score_records(baseline: Baseline, dataset: Dataset, split: str) -> ScoredSpl
         for start in track(starts, f"score {split}", len(starts)):
             log_marginals, mode = baseline.score(texts[start : start + BLOCK_ROWS])
             rows = start + np.arange(len(mode))
-            yield rows, log_marginals[None], mode[None], np.full((1, len(rows)), np.nan)
+            sets = {"mode": mode[None]}
+            if most:  # the labels are taken for independent
+                independent = ProductOfBernoullis(log_odds(jnp.asarray(log_marginals)))
+                sets["expected_f1"] = np.asarray(largest_expected_f1(independent, most))[None]
+            yield rows, log_marginals[None], sets, np.full((1, len(rows)), np.nan)
 
     return ScoredSplit(split, dataset.fingerprint, records.labels, dataset.label_space.num_labels, scores)
 

@@ -18,7 +18,7 @@ from mlresearch.data.columns import SCALES
 from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
-from mlresearch.decisions import GRID, check_threshold_search
+from mlresearch.decisions import GRID, Rules
 from mlresearch.definitions import check_place, direction
 from mlresearch.errors import UserError, suggest
 from mlresearch.optim import NUMBERS, SWITCHES
@@ -106,6 +106,9 @@ def base_config() -> ConfigDict:
                 "every_epochs": 0.0,  # validate while training; 0: at the end alone
                 "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
                 "threshold_grid": GRID,
+                "label_threshold_fallback": 0.0,  # for labels of a lower F1: their highest score (SCutFBR.1)
+                "label_threshold_closure": "",  # up | down: also their predictions made coherent so
+                "expected_f1_labels": 0,  # also the best set for example-F1, of at most so many
                 "predictions": True,  # write predictions_<split>.npz
             },
             "parallel": {
@@ -253,7 +256,7 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
-    check_threshold_search(config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid))
+    Rules.of(config)
     for key in ("optim.warmup_share", "optim.b1", "optim.b2", "optim.momentum"):
         if not 0 <= _at(config, key) < 1:
             raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")

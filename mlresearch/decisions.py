@@ -1,8 +1,9 @@
-"""Decisions: from a distribution's scores to predictions, each for a stated metric.
+"""Decisions: from a distribution's scores to predictions, each for a stated metric (`decide`).
 
 No single rule is best for every metric. Hamming loss wants marginals over ½ (`Half`), subset accuracy the
 most probable label set (`Mode`), micro-F1 one threshold (`GlobalThreshold`), macro-F1 a threshold a label
-(`LabelThresholds`). Source: Dembczyński, Waegeman, Cheng & Hüllermeier, "On Label Dependence and Loss
+(`LabelThresholds`), example-F1 the set of the largest expected one (`ExpectedF1`), precision at k the k most probable
+labels (`TopLabels`). Source: Dembczyński, Waegeman, Cheng & Hüllermeier, "On Label Dependence and Loss
 Minimization in Multi-label Classification", 2012.
 
 What is fitted is fitted on validation data: the fitting functions take `ValidationCounts` and nothing else.
@@ -10,12 +11,18 @@ What is fitted is fitted on validation data: the fitting functions take `Validat
 
 import dataclasses
 import math
+import typing
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Array, Bool, Float32, Float64
+from ml_collections import ConfigDict
 
 from mlresearch.errors import UserError, suggest
+from mlresearch.f_measure import largest_expected_f1
+from mlresearch.heads import LabelDistribution
+from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.metrics import LabelCounts, Ranks
 from mlresearch.scored import ScoredRows
 
@@ -24,6 +31,9 @@ GRID = (0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70)
 
 METRIC_SIGN = {"micro_f1": 1, "macro_f1": 1, "example_f1": 1, "subset_accuracy": 1, "hamming_loss": -1}
 """Metrics a global threshold can be fitted for: 1 where more is better, −1 where less is."""
+
+CLOSURES = ("", "up", "down")
+"""How predictions may be made coherent with a hierarchy: not at all, by adding labels, by leaving labels out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,13 +80,55 @@ class Mode:
     kind: ClassVar[str] = "mode"
 
     def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
-        """Return the predictions."""
-        assert scores.mode is not None, "asked for when the model scored the examples"
-        return scores.mode
+        """Return the predictions, which the model gave with its scores."""
+        return scores.sets["mode"]
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision in JSON's types."""
         return {"kind": self.kind}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedF1:
+    """The label set of at most `most` labels with the largest expected example-F1 by the model's distribution.
+
+    See `f_measure.largest_expected_f1`. Coherent marginals give coherent predictions.
+    """
+
+    kind: ClassVar[str] = "expected_f1"
+
+    most: int
+
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
+        """Return the predictions, which the model gave with its scores."""
+        return scores.sets["expected_f1"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision in JSON's types."""
+        return {"kind": self.kind, "most": self.most}
+
+
+@dataclasses.dataclass(frozen=True)
+class TopLabels:
+    """The k labels of the largest marginals: best for precision at k by the model's distribution.
+
+    Of equal marginals the label that comes first in the label space goes first.
+    """
+
+    kind: ClassVar[str] = "top_labels"
+
+    k: int
+
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
+        """Return the predictions."""
+        preds = np.zeros(scores.log_marginals.shape, bool)
+        best = np.argsort(-scores.log_marginals, axis=1, kind="stable")[:, : self.k]
+        np.put_along_axis(preds, best, True, axis=1)
+        return preds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision in JSON's types."""
+        return {"kind": self.kind, "k": self.k}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +165,16 @@ class LabelThresholds:
     one, even though the parent's marginal is the larger one.
 
     log_thresholds: logarithms of the thresholds, float32 [labels]. num_unfitted: labels left at ½, because no
-    threshold finds any of their positives. fitted_on: fingerprint of the split.
+    threshold finds any of their positives. fallback, num_fallen_back: labels of an F1 below `fallback`, which are
+    predicted only where they score more than ever on the split. fitted_on: fingerprint of the split.
     """
 
     kind: ClassVar[str] = "label_thresholds"
 
     log_thresholds: Float32[np.ndarray, "labels"]
     num_unfitted: int
+    fallback: float
+    num_fallen_back: int
     fitted_on: str
 
     def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
@@ -137,27 +192,175 @@ class LabelThresholds:
             "kind": self.kind,
             "log_thresholds": self.log_thresholds.tolist(),
             "num_unfitted": self.num_unfitted,
+            "fallback": self.fallback,
+            "num_fallen_back": self.num_fallen_back,
             "fitted_on": self.fitted_on,
         }
 
 
-Decision = Half | Mode | GlobalThreshold | LabelThresholds
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClosedThresholds:
+    """What thresholds a label predict, made coherent with a hierarchy.
+
+    closure: ``up`` adds the ancestors of every label that is predicted, ``down`` leaves out labels that miss one.
+    """
+
+    kind: ClassVar[str] = "closed_thresholds"
+
+    thresholds: LabelThresholds
+    closure: str
+    hierarchy: LabelHierarchy
+
+    def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
+        """Return the predictions; another number of labels than that of the fit is a `UserError`."""
+        return self.hierarchy.close_rows(self.thresholds.apply(scores), up=self.closure == "up")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision in JSON's types, without the hierarchy."""
+        return {"kind": self.kind, "thresholds": self.thresholds.to_json(), "closure": self.closure}
 
 
-def decision_from_json(data: dict[str, Any]) -> Decision:
-    """Return the decision that `to_json` wrote; an unknown kind or fields of another are a `UserError`."""
+Decision = Half | Mode | ExpectedF1 | TopLabels | GlobalThreshold | LabelThresholds | ClosedThresholds
+
+Chooser = Callable[[LabelDistribution], Bool[Array, "batch labels"]]
+"""Takes a label set of each example from a distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Which decisions an evaluation makes, and how they are fitted: ``config.evaluate``.
+
+    threshold_metric, threshold_grid: of `fit_global_threshold`. fallback: of `fit_label_thresholds`. closure: of
+    `ClosedThresholds`, empty for none. most: of `ExpectedF1`, 0 for none. A setting out of range is a `UserError`.
+    """
+
+    threshold_metric: str = "micro_f1"
+    threshold_grid: tuple[float, ...] = GRID
+    fallback: float = 0.0
+    closure: str = ""
+    most: int = 0
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "Rules":
+        """Return those of a run's config."""
+        section = config.evaluate
+        return cls(
+            section.threshold_metric,
+            tuple(section.threshold_grid),
+            section.label_threshold_fallback,
+            section.label_threshold_closure,
+            section.expected_f1_labels,
+        )
+
+    def __post_init__(self) -> None:
+        if self.threshold_metric not in METRIC_SIGN:
+            raise UserError(
+                f"no threshold can be fitted for the metric {self.threshold_metric!r}"
+                f"{suggest(self.threshold_metric, METRIC_SIGN)}"
+            )
+        grid = self.threshold_grid
+        if not grid or not all(low < high for low, high in zip((0.0, *grid), (*grid, 1.0), strict=True)):
+            raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
+        if not 0 <= self.fallback <= 1:
+            raise UserError(f"config.evaluate.label_threshold_fallback is {self.fallback}; it is an F1, 0 to 1")
+        if self.closure not in CLOSURES:
+            key = "config.evaluate.label_threshold_closure"
+            raise UserError(f"{key} is {self.closure!r}{suggest(self.closure, CLOSURES)}")
+        if self.most < 0:
+            raise UserError(f"config.evaluate.expected_f1_labels is {self.most}; it must not be negative")
+
+    @property
+    def choosers(self) -> dict[str, Chooser]:
+        """What takes label sets from a model's distribution, by the decision that they are for."""
+        choosers: dict[str, Chooser] = {"mode": lambda dist: dist.mode()}
+        if self.most:
+            choosers["expected_f1"] = lambda dist: largest_expected_f1(dist, self.most)
+        return choosers
+
+    @property
+    def unfitted(self) -> dict[str, Decision]:
+        """Decisions that need no validation, by name."""
+        decisions: dict[str, Decision] = {"mode": Mode(), "half": Half()}
+        return decisions | ({"expected_f1": ExpectedF1(self.most)} if self.most else {})
+
+    def fit(self, counts: ValidationCounts, hierarchy: LabelHierarchy | None) -> dict[str, Decision]:
+        """Return the decisions that are fitted on validation, by name; one is closed where there is a hierarchy."""
+        thresholds = fit_label_thresholds(counts, self.fallback)
+        decisions: dict[str, Decision] = {
+            "global_threshold": fit_global_threshold(counts, self.threshold_metric),
+            "label_thresholds": thresholds,
+        }
+        if self.closure and hierarchy is not None:
+            decisions["closed_thresholds"] = ClosedThresholds(thresholds, self.closure, hierarchy)
+        return decisions
+
+
+def decide(
+    distribution: LabelDistribution, metric: str, fitted: Decision | None = None, *, most: int = 64
+) -> Bool[np.ndarray, "batch labels"]:
+    """Return the predictions for a stated metric.
+
+    - ``hamming_loss``: marginals over ½. ``subset_accuracy``: the mode. ``example_f1``: the set of at most `most`
+      labels with the largest expectation of it. ``precision_at_K``: the K labels of the largest marginals.
+    - ``micro_f1``, and any other of `METRIC_SIGN`: the threshold that was fitted for it, `fitted`.
+    - ``macro_f1``: `fitted`, thresholds a label.
+
+    What is fitted knows the split that it was fitted on. A metric without a decision, and one whose decision is missing
+    or was fitted for another, are `UserError`s.
+    """
+    decision = fitted or _unfitted(metric, most)
+    if decision is None:
+        raise UserError(f"a decision for {metric!r} is fitted on validation: give it as `fitted`")
+    made_for = decision.metric if isinstance(decision, GlobalThreshold) else None
+    if isinstance(decision, LabelThresholds | ClosedThresholds):
+        made_for = "macro_f1"
+    if fitted is not None and made_for != metric:
+        raise UserError(f"the decision {fitted.kind!r} was fitted for {made_for!r}, not for {metric!r}")
+    log_marginals = np.asarray(distribution.log_marginals, np.float32)
+    choosers = Rules(most=most).choosers
+    sets = {decision.kind: np.asarray(choosers[decision.kind](distribution))} if decision.kind in choosers else {}
+    rows, truth = np.arange(len(log_marginals)), np.zeros(log_marginals.shape, bool)
+    return decision.apply(ScoredRows(rows, log_marginals, sets, np.full(len(rows), np.nan), truth))
+
+
+def _unfitted(metric: str, most: int) -> Decision | None:
+    """Return the decision for a metric that needs no validation, None where one is fitted; else a `UserError`."""
+    known: dict[str, Decision | None] = {
+        "hamming_loss": Half(),
+        "subset_accuracy": Mode(),
+        "example_f1": ExpectedF1(most),
+        "micro_f1": None,
+        "macro_f1": None,
+    }
+    prefix, _, k = metric.rpartition("_")
+    if prefix == "precision_at" and k.isdigit() and int(k) > 0:
+        return TopLabels(int(k))
+    if metric not in known:
+        raise UserError(f"there is no decision for the metric {metric!r}{suggest(metric, known)}")
+    return known[metric]
+
+
+def decision_from_json(data: dict[str, Any], hierarchy: LabelHierarchy | None = None) -> Decision:
+    """Return the decision that `to_json` wrote; an unknown kind or fields of another are a `UserError`.
+
+    hierarchy: that of the run, for decisions that are closed by it.
+    """
     fields = dict(data)
-    kinds: dict[str, type[Decision]] = {made.kind: made for made in (Half, Mode, GlobalThreshold, LabelThresholds)}
+    kinds: dict[str, type[Decision]] = {made.kind: made for made in typing.get_args(Decision)}
     kind = fields.pop("kind", None)
     if kind not in kinds:
         raise UserError(f"unknown decision {kind!r}{suggest(str(kind), kinds)}")
-    expected = {field.name for field in dataclasses.fields(kinds[kind])}
+    expected = {field.name for field in dataclasses.fields(kinds[kind])} - {"hierarchy"}
     if fields.keys() != expected:
         raise UserError(f"decision {kind!r}: has the fields {sorted(fields)}, needs {sorted(expected)}")
     if "grid" in fields:
         fields["grid"] = tuple(fields["grid"])
     if "log_thresholds" in fields:
         fields["log_thresholds"] = np.asarray(fields["log_thresholds"], np.float32)
+    if "thresholds" in fields:
+        if hierarchy is None:
+            raise UserError(f"decision {kind!r}: there is no hierarchy to close it by")
+        fields |= {"thresholds": decision_from_json(fields["thresholds"]), "hierarchy": hierarchy}
     return kinds[kind](**fields)
 
 
@@ -181,14 +384,6 @@ def fit_global_threshold(counts: ValidationCounts, metric: str) -> GlobalThresho
     )
     at_edge = threshold in (grid[0], grid[-1])
     return GlobalThreshold(metric, threshold, value, grid, at_edge, counts.fingerprint)
-
-
-def check_threshold_search(metric: str, grid: tuple[float, ...]) -> None:
-    """Raise `UserError` for a metric no threshold can be fitted for, and for a grid not ascending between 0 and 1."""
-    if metric not in METRIC_SIGN:
-        raise UserError(f"no threshold can be fitted for the metric {metric!r}{suggest(metric, METRIC_SIGN)}")
-    if not grid or not all(low < high for low, high in zip((0.0, *grid), (*grid, 1.0), strict=True)):
-        raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
 
 
 def counts_at(scores: ScoredRows, grid: tuple[float, ...]) -> tuple[LabelCounts, ...]:
@@ -230,7 +425,7 @@ def counts_at(scores: ScoredRows, grid: tuple[float, ...]) -> tuple[LabelCounts,
     )
 
 
-def fit_label_thresholds(counts: ValidationCounts) -> LabelThresholds:
+def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0) -> LabelThresholds:
     """Return each label's best threshold for its own F1; of equally good ones the closest to ½.
 
     F1 = 2 TP / (predicted + true) only rises where the threshold falls below the score of a positive, so that
@@ -238,6 +433,10 @@ def fit_label_thresholds(counts: ValidationCounts) -> LabelThresholds:
     score and the next lower one of the label, or at half the score where there is none (or it is probability
     0). A label without positives, or with all of them at probability 0, stays at ½: the split says nothing
     about it, and to never predict it would give up its F1 on every other split. Exact.
+
+    fallback: where the best F1 is lower, as it is of rare labels whose threshold says little, the threshold is the
+    label's highest score on the split (SCutFBR.1 of Yang, "A Study of Thresholding Strategies for Text Categorization",
+    2001; Fan & Lin, "A Study on Threshold Selection for Multi-label Classification", 2007, on its choice).
 
     Counts of another type are a `TypeError`.
     Source: Lipton, Elkan & Narayanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014.
@@ -247,14 +446,18 @@ def fit_label_thresholds(counts: ValidationCounts) -> LabelThresholds:
     log_thresholds = np.full(len(counts.at_thresholds[0].tp), _round_down(math.log(0.5)))
     true = positives.count[positives.group]
     f1 = np.where(np.isneginf(positives.scores), 0.0, 2 * ranks.hits / (ranks.hits + ranks.alarms + true))
-    best = np.flatnonzero((f1 > 0) & (f1 == np.maximum.reduceat(f1, positives.first)[positives.group]))
+    highest = np.maximum.reduceat(f1, positives.first) if len(f1) else f1
+    best = np.flatnonzero((f1 > 0) & (f1 == highest[positives.group]))
     score, below = positives.scores[best].astype(np.float64), ranks.next_lower[best].astype(np.float64)
     cuts = np.where(np.isneginf(below), score - math.log(2), (below + score) / 2)
     # By label, the closest to ½ first; of two as close the one of the lower score.
     order = np.lexsort((np.abs(np.exp(cuts) - 0.5), positives.group[best]))
     fitted, chosen = np.unique(positives.group[best][order], return_index=True)
     log_thresholds[positives.labels[fitted]] = _round_down(cuts[order[chosen]])
-    return LabelThresholds(log_thresholds, len(log_thresholds) - len(fitted), counts.fingerprint)
+    fallen_back = positives.labels[fitted[highest[fitted] < fallback]]
+    log_thresholds[fallen_back] = ranks.highest[fallen_back]
+    num_unfitted = len(log_thresholds) - len(fitted)
+    return LabelThresholds(log_thresholds, num_unfitted, fallback, len(fallen_back), counts.fingerprint)
 
 
 def _require_validation(counts: ValidationCounts) -> None:

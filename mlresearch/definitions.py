@@ -16,6 +16,8 @@ DECISIONS = {
     "half": "labels with a marginal over ½",
     "global_threshold": "labels with a marginal over one threshold, which was fitted on the validation split",
     "label_thresholds": "labels with a marginal over their own threshold, which was fitted on the validation split",
+    "closed_thresholds": "as by a threshold a label, then made coherent with the hierarchy",
+    "expected_f1": "the label set of the largest expected example-F1 by each head's distribution",
 }
 
 _RATIOS = {"precision": "TP / (TP + FP)", "recall": "TP / (TP + FN)", "f1": "2 TP / (2 TP + FP + FN)"}

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mlresearch import environment, workdir
 from mlresearch.config import to_dict
 from mlresearch.data.pipeline import Batch
+from mlresearch.decisions import Rules
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, write_evaluations
 from mlresearch.files import write_json
@@ -127,12 +128,12 @@ def evaluate_ensemble(
     num_labels = dataset.label_space.num_labels
     splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
-    metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+    rules = Rules.of(config)
     stored = config.evaluate.predictions
 
     before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
     scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
-    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, metric, grid, predictions=stored)
+    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
     ensemble = Ensemble(members, config)
@@ -189,7 +190,8 @@ class Ensemble:
         ) -> Scored:
             dist = distribution(params, numbers, structure, index, batch)
             labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-            scored = Scored.of(dist, labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
+            label_loss = make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers))
+            scored = Scored.of(dist, labels, label_loss, Rules.of(config).choosers)
             return jax.tree.map(lambda leaf: leaf[None], scored)
 
         self._distribution, self._score = distribution, score

@@ -19,11 +19,9 @@ from mlresearch.decisions import (
     Decision,
     Half,
     Mode,
+    Rules,
     ValidationCounts,
-    check_threshold_search,
     counts_at,
-    fit_global_threshold,
-    fit_label_thresholds,
 )
 from mlresearch.files import write_json
 from mlresearch.hierarchy import LabelHierarchy
@@ -32,9 +30,6 @@ from mlresearch.predictions import Predictions
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredRows, ScoredSplit
 from mlresearch.step import Scored
-
-UNFITTED: Mapping[str, Decision] = {"mode": Mode(), "half": Half()}
-"""Decisions that need no validation, by name."""
 
 
 def score_split(score: Callable[[Batch], Scored], batches: Batches, split: str, fingerprint: str) -> ScoredSplit:
@@ -47,7 +42,7 @@ def score_split(score: Callable[[Batch], Scored], batches: Batches, split: str, 
             yield (
                 np.asarray(batch.rows)[real],
                 scored.log_marginals[:, real],
-                None if scored.mode is None else scored.mode[:, real],
+                {name: on[:, real] for name, on in scored.sets.items()},
                 scored.loss[:, real],
             )
 
@@ -176,33 +171,25 @@ def _merge(states: list[State], new: list[State]) -> list[State]:
 
 
 def evaluate_validation(
-    scored: ScoredSplit,
-    runs: int,
-    hierarchy: LabelHierarchy | None,
-    metric: str,
-    grid: tuple[float, ...],
-    *,
-    predictions: bool = False,
+    scored: ScoredSplit, runs: int, hierarchy: LabelHierarchy | None, rules: Rules, *, predictions: bool = False
 ) -> list[tuple[Evaluation, dict[str, Decision]] | None]:
-    """Fit decisions on validation, for `metric` with a threshold of `grid`, and count what all of them say of it.
+    """Fit decisions on validation by `rules`, and count what all of them say of it.
 
     Returns each run's evaluation and its decisions by name, None for a run that has diverged. Another split is a
-    `TypeError`; an unknown metric, or a grid that is not ascending between 0 and 1, is a `UserError`.
+    `TypeError`.
     """
-    check_threshold_search(metric, grid)
-    found = evaluate(scored, [UNFITTED] * runs, hierarchy, grid=grid, predictions=predictions)
-    fitted = [{} if each is None or each.validation is None else _fit(each.validation, metric) for each in found]
+    unfitted = rules.unfitted
+    found = evaluate(scored, [unfitted] * runs, hierarchy, grid=rules.threshold_grid, predictions=predictions)
+    fitted = [
+        {} if each is None or each.validation is None else rules.fit(each.validation, hierarchy) for each in found
+    ]
     counted = evaluate(scored, fitted, hierarchy, ranking=False)
     return [
         None
         if one is None or other is None
-        else (dataclasses.replace(one, decisions={**one.decisions, **other.decisions}), {**UNFITTED, **own})
+        else (dataclasses.replace(one, decisions={**one.decisions, **other.decisions}), {**unfitted, **own})
         for one, other, own in zip(found, counted, fitted, strict=True)
     ]
-
-
-def _fit(counts: ValidationCounts, metric: str) -> dict[str, Decision]:
-    return {fitted.kind: fitted for fitted in (fit_global_threshold(counts, metric), fit_label_thresholds(counts))}
 
 
 def validation_metrics(
@@ -213,7 +200,8 @@ def validation_metrics(
     By their places within the split, ``mode.micro_f1``; the loss is among them whatever the group. None for a run that
     has diverged.
     """
-    watched = {name: decision for name, decision in UNFITTED.items() if name == group}
+    unfitted: dict[str, Decision] = {"mode": Mode(), "half": Half()}
+    watched = {name: decision for name, decision in unfitted.items() if name == group}
     found = evaluate(scored, [watched] * runs, hierarchy, ranking=group == "ranking")
     return [
         None

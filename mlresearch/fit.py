@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import watched_group
 from mlresearch.data.pipeline import Batch, Batches, Feed
+from mlresearch.decisions import Rules
 from mlresearch.definitions import direction
 from mlresearch.errors import UserError
 from mlresearch.events import Events
@@ -65,16 +66,20 @@ class Program:
         self.num_labels = num_labels
         self.parallel = parallel
         self.structure = parallel.replicate(structure)
-        self._eval_steps = {
-            modes: parallel.compile_eval(make_eval_step(config, graphdef, num_labels, modes=modes))
-            for modes in (True, False)
-        }
+        self._eval_steps: dict[tuple[str, ...], Callable[..., Scored]] = {}
 
-    def scorer(self, params: PyTree, numbers: Numbers, *, modes: bool = True) -> Callable[[Batch], Scored]:
-        """Return what scores batches with parameters that are on the devices, those of all runs."""
-        return lambda batch: self.parallel.gather(
-            self._eval_steps[modes](params, numbers, self.structure, self.parallel.put_batch(batch))
-        )
+    def scorer(self, params: PyTree, numbers: Numbers, sets: Sequence[str] | None = None) -> Callable[[Batch], Scored]:
+        """Return what scores batches with parameters that are on the devices, those of all runs.
+
+        sets: names of the label sets that are wanted, None for all that the config asks for.
+        """
+        choosers = Rules.of(self.config).choosers
+        chosen = {name: choosers[name] for name in (choosers if sets is None else sets)}
+        if tuple(chosen) not in self._eval_steps:
+            step = make_eval_step(self.config, self.graphdef, self.num_labels, chosen)
+            self._eval_steps[tuple(chosen)] = self.parallel.compile_eval(step)
+        step = self._eval_steps[tuple(chosen)]
+        return lambda batch: self.parallel.gather(step(params, numbers, self.structure, self.parallel.put_batch(batch)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +227,8 @@ def fit(
             bar.advance(number)
             if validate and (at % interval == 0 or (at == last and config.train.select)):
                 meter.flush()
-                modes = watched_group(config) == "mode"
-                reports = validate(program.scorer(state.shown_params, state.numbers, modes=modes))
+                sets = ["mode"] if watched_group(config) == "mode" else []
+                reports = validate(program.scorer(state.shown_params, state.numbers, sets))
                 for log, report, step in zip(logs, reports, reached, strict=True):
                     if step == at:
                         known = {place: value for place, value in report.items() if value is not None}

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import scipy.sparse
 
 from mlresearch.errors import UserError
 from mlresearch.label_space import LabelSets
@@ -118,6 +119,16 @@ class LabelHierarchy:
     def close(self, ids: np.ndarray) -> np.ndarray:
         """Return the given label ids and all their ancestors, each once, ascending, int32."""
         return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(np.int32)
+
+    def close_rows(self, on: np.ndarray, *, up: bool) -> np.ndarray:
+        """Return bool [rows, labels] made coherent: with all ancestors of labels that are on, or without labels that
+        miss one of theirs."""
+        num_above = np.diff(self.ancestors.offsets)
+        rows = scipy.sparse.csr_array(on.astype(np.int32))
+        pairs = self.ancestors.sparse(self.num_labels).astype(np.int32)
+        if up:
+            return on | ((rows @ pairs).toarray() > 0)
+        return on & ((rows @ pairs.T).toarray() == num_above)
 
     def close_sets(self, sets: LabelSets) -> LabelSets:
         """Return label sets with all ancestors of what they list.

@@ -393,13 +393,14 @@ class Ranks:
 
     alarms: how many negatives of the positive's label score no less, int64 [positives]; below: the highest score of
     those that score less, −∞ where there are none. all_alarms: how many negatives of all labels score no less, for
-    ``positives.ranked``.
+    ``positives.ranked``. highest: score of each label, −∞ where it is nowhere known.
     """
 
     positives: Positives
     alarms: Int[np.ndarray, "positives"]
     below: Float32[np.ndarray, "positives"]
     all_alarms: Int[np.ndarray, "positives"]
+    highest: Float32[np.ndarray, "labels"]
 
     @classmethod
     def of(
@@ -425,6 +426,7 @@ class Ranks:
             alarms=stop - at,
             below=np.where(at > start, columns.ravel()[at - 1], np.float32(-np.inf)),
             all_alarms=len(ranked) - np.searchsorted(ranked, positives.ranked),
+            highest=np.max(scores, axis=0, initial=-np.inf, where=True if known is None else known),
         )
 
     def merge(self, other: "Ranks") -> "Ranks":
@@ -434,6 +436,7 @@ class Ranks:
             self.alarms + other.alarms,
             np.maximum(self.below, other.below),
             self.all_alarms + other.all_alarms,
+            np.maximum(self.highest, other.highest),
         )
 
     @property

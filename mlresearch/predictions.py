@@ -16,21 +16,21 @@ TOP_SCORES = 100
 
 
 class Predictions:
-    """Log-marginals and modes of a split, gathered a few examples at a time."""
+    """Log-marginals and label sets of a split, gathered a few examples at a time."""
 
     def __init__(self, num_examples: int, num_labels: int) -> None:
         top = num_labels > FULL_SCORES
         shape = (num_examples, TOP_SCORES if top else num_labels)
         self._log_marginals = np.empty(shape, np.float32)
         self._label_ids = np.empty(shape, np.int32) if top else None
-        self._mode: list[tuple[np.ndarray, np.ndarray]] = []
+        self._sets: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def add(self, scores: ScoredRows) -> None:
         """Take in some examples."""
         rows, values = scores.rows, scores.log_marginals
-        assert scores.mode is not None, "asked for when the model scored the examples"
-        at, ids = np.nonzero(scores.mode)
-        self._mode.append((rows[at], ids.astype(np.int32)))
+        for name, on in scores.sets.items():
+            at, ids = np.nonzero(on)
+            self._sets.setdefault(name, []).append((rows[at], ids.astype(np.int32)))
         if self._label_ids is not None:
             top = np.argpartition(-values, TOP_SCORES, axis=1)[:, :TOP_SCORES]
             values = np.take_along_axis(values, top, 1)
@@ -43,15 +43,15 @@ class Predictions:
         """Write ``predictions_<split>.npz``, rows in the split's order.
 
         log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose
-        ids stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets.
+        ids stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets; expected_f1_ids,
+        expected_f1_offsets: those of the decision of this name, where it was made.
         """
-        rows, ids = (np.concatenate(parts) for parts in zip(*self._mode, strict=True))
-        order = np.argsort(rows, kind="stable")
-        stored: dict[str, Any] = {
-            "mode_ids": ids[order],
-            "mode_offsets": np.searchsorted(rows[order], np.arange(len(self._log_marginals) + 1)),
-            "log_marginals": self._log_marginals,
-        }
+        stored: dict[str, Any] = {"log_marginals": self._log_marginals}
+        for name, parts in self._sets.items():
+            rows, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
+            order = np.argsort(rows, kind="stable")
+            stored[f"{name}_ids"] = ids[order]
+            stored[f"{name}_offsets"] = np.searchsorted(rows[order], np.arange(len(self._log_marginals) + 1))
         if self._label_ids is not None:
             stored["label_ids"] = self._label_ids
         buffer = io.BytesIO()

@@ -1,6 +1,6 @@
 """What models say of a split, a block of examples at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,24 +16,24 @@ BLOCK_CELLS = 1 << 22
 KEPT_BYTES = 256 << 20
 """What the blocks of one run may hold to be kept for the next pass; larger splits are scored again."""
 
-CELL_BYTES = 7
-"""Bytes of a cell of a block: its score, the mode, the truth, and whether that is known."""
+CELL_BYTES = 8
+"""Bytes of a cell of a block: its score, two label sets, the truth, and whether that is known."""
 
-Said: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
-"""Places of some examples in their split; of all runs log-marginals, modes [runs, rows, labels] if any, and losses."""
+Said: TypeAlias = tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray], np.ndarray]
+"""Places of some examples in their split; of all runs log-marginals, label sets by name, and losses."""
 
 
 class ScoredRows(NamedTuple):
     """What one run says of some examples of a split, and the truth.
 
-    rows: their places in the split. mode: None where nobody asked. loss: one an example, NaN where there is none.
-    labels: the truth, of soft labels whether they are over ½. known: whether the truth is known, None where all of it
-    is.
+    rows: their places in the split. sets: label sets by the decision that takes them, those that were asked for. loss:
+    one an example, NaN where there is none. labels: the truth, of soft labels whether they are over ½. known: whether
+    the truth is known, None where all of it is.
     """
 
     rows: Int[np.ndarray, "rows"]
     log_marginals: Float32[np.ndarray, "rows labels"]
-    mode: Bool[np.ndarray, "rows labels"] | None
+    sets: dict[str, Bool[np.ndarray, "rows labels"]]
     loss: Float[np.ndarray, "rows"]
     labels: Bool[np.ndarray, "rows labels"]
     known: Bool[np.ndarray, "rows labels"] | None = None
@@ -78,11 +78,11 @@ class ScoredSplit:
         height = max(BLOCK_CELLS // self.num_labels, 1)
         parts: list[Said] = []
         room = height
-        for rows, log_marginals, mode, loss in self._score():
+        for rows, log_marginals, sets, loss in self._score():
             start = 0
             while start < len(rows):
                 part = slice(start, start + room)
-                of_part = None if mode is None else mode[:, part]
+                of_part = {name: on[:, part] for name, on in sets.items()}
                 parts.append((rows[part], log_marginals[:, part], of_part, loss[:, part]))
                 start, room = part.stop, room - len(rows[part])
                 if not room:
@@ -94,10 +94,15 @@ class ScoredSplit:
     def _join(self, parts: Sequence[Said]) -> list[ScoredRows]:
         rows = np.concatenate([part[0] for part in parts])
         log_marginals, loss = (np.concatenate([part[of] for part in parts], axis=1) for of in (1, 3))
-        modes = [part[2] for part in parts if part[2] is not None]
-        mode = np.concatenate(modes, axis=1) if modes else [None] * len(loss)
+        sets = {name: np.concatenate([part[2][name] for part in parts], axis=1) for name in parts[0][2]}
         truth = self._labels.multi_hot(self.num_labels, rows), self._labels.known(self.num_labels, rows)
         return [
-            ScoredRows(rows, log_marginals[run].astype(np.float32, copy=False), mode[run], loss[run], *truth)
+            ScoredRows(
+                rows,
+                log_marginals[run].astype(np.float32, copy=False),
+                {name: on[run] for name, on in sets.items()},
+                loss[run],
+                *truth,
+            )
             for run in range(len(loss))
         ]

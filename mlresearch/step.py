@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
 from mlresearch.data.pipeline import ArrayLike, Batch
+from mlresearch.decisions import Chooser
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels
 from mlresearch.optim import NUMBERS, make_optimizer
 from mlresearch.pytree import pytree_dataclass
@@ -94,16 +95,19 @@ class StepMetrics:
 
 @pytree_dataclass
 class Scored:
-    """What a model says of a batch. mode: None where nobody asked, since it may cost more than all else."""
+    """What a model says of a batch. sets: by the decision that takes them, those that were asked for."""
 
     log_marginals: Float[Array, "*runs batch labels"]
-    mode: Bool[Array, "*runs batch labels"] | None
+    sets: dict[str, Bool[Array, "*runs batch labels"]]
     loss: Float[Array, "*runs batch"]
 
     @classmethod
-    def of(cls, dist: LabelDistribution, labels: Labels, label_loss: LabelLoss, *, modes: bool = True) -> "Scored":
-        """Return what is reported of a distribution."""
-        return cls(dist.log_marginals, dist.mode() if modes else None, dist.loss(labels, label_loss))
+    def of(
+        cls, dist: LabelDistribution, labels: Labels, label_loss: LabelLoss, sets: Mapping[str, Chooser]
+    ) -> "Scored":
+        """Return what is reported of a distribution; sets: what chooses them, which may cost more than all else."""
+        chosen = {name: choose(dist) for name, choose in sets.items()}
+        return cls(dist.log_marginals, chosen, dist.loss(labels, label_loss))
 
 
 def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
@@ -302,11 +306,12 @@ def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None 
 
 
 def make_eval_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, *, modes: bool = True
+    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, sets: Mapping[str, Chooser]
 ) -> Callable[[PyTree, Numbers, PyTree, Batch], Scored]:
     """Return the step that scores a batch by several runs, without dropout: ``(params, numbers, structure, batch)``.
 
-    params and numbers have a leading axis of runs, and so has what they say of the batch. modes: among that.
+    params and numbers have a leading axis of runs, and so has what they say of the batch. sets: what chooses the
+    label sets that are among that.
     """
 
     def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
@@ -315,7 +320,7 @@ def make_eval_step(
         def one_run(run: tuple[PyTree, Numbers]) -> Scored:
             params, numbers = run
             dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
-            return Scored.of(dist, labels, make_loss(config, numbers), modes=modes)
+            return Scored.of(dist, labels, make_loss(config, numbers), sets)
 
         return over_runs(one_run, (params, numbers))
 

@@ -18,7 +18,7 @@ from mlresearch.config import check_together, replicas, resolve, watched_group
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
-from mlresearch.decisions import Decision, GlobalThreshold
+from mlresearch.decisions import Decision, GlobalThreshold, Rules
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, validation_metrics, write_evaluations
 from mlresearch.events import Events
@@ -186,11 +186,11 @@ def _train(
             # Validation, and the decisions that are fitted on it
             began = time.time()
             score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
-            metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
+            rules = Rules.of(config)
             stored = config.evaluate.predictions
             validation = evaluate_validation(
                 score_split(score, batches["validation"], "validation", dataset.fingerprint),
-                *(len(configs), hierarchy, metric, grid),
+                *(len(configs), hierarchy, rules),
                 predictions=stored,
             )
             errors = _diverged(validation, folders) | errors

@@ -135,7 +135,8 @@ def refuse_changed(workdir: Path, record: Mapping[str, Any], dataset: Dataset) -
 def read_decisions(workdir: Path) -> dict[str, Decision]:
     """Return the decisions that the run has fitted, by name; a folder without them is a `UserError`."""
     stored = _read_json(workdir, "decisions.json", "mode", "half")
-    return {name: decision_from_json(stored[name]) for name in stored}
+    hierarchy = read_labels(workdir)[1] if (workdir / "parents.txt").exists() else None
+    return {name: decision_from_json(stored[name], hierarchy) for name in stored}
 
 
 def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:

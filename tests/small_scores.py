@@ -30,7 +30,7 @@ def split_metrics(scores, preds, labels, edges, known=None):
 
 def validation_counts(scores, labels, known=None, grid=(0.5,), split="validation"):
     """What passes over validation count."""
-    rows = ScoredRows(np.arange(len(labels)), scores, ~labels, np.zeros(len(labels)), labels, known)
+    rows = ScoredRows(np.arange(len(labels)), scores, {"mode": ~labels}, np.zeros(len(labels)), labels, known)
     return ValidationCounts(split, "abc", grid, counts_at(rows, grid), ranks_of(scores, labels, known))
 
 
@@ -50,6 +50,6 @@ def scored_split(scores, modes, labels, known=None, *, losses=None, split="valid
     def score():
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            yield rows, scores[:, rows], modes[:, rows], losses[:, rows]
+            yield rows, scores[:, rows], {"mode": modes[:, rows]}, losses[:, rows]
 
     return ScoredSplit(split, "abc", label_sets(labels, known), labels.shape[1], score)

@@ -112,10 +112,10 @@ def test_blocks_change_nothing(dataset, monkeypatch, rows):
     baseline = NearestDescription(dataset.train, len(NAMES), 0)
     expected = baseline.score(dataset.splits["test"].texts)
     monkeypatch.setattr(mlresearch.baselines, "BLOCK_ROWS", rows)
-    [[scores]] = score_records(baseline, dataset, "test")
+    [[scores]] = score_records(baseline, dataset, "test", 0)
     np.testing.assert_array_equal(scores.rows, np.arange(len(expected[0])))
     np.testing.assert_array_equal(scores.log_marginals, expected[0])
-    np.testing.assert_array_equal(scores.mode, expected[1])
+    np.testing.assert_array_equal(scores.sets["mode"], expected[1])
 
 
 def test_one_vs_rest_is_a_logistic_regression_a_label(dataset):

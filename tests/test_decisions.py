@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import json
 import math
 
@@ -7,26 +8,38 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from flax import nnx
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
-from small_scores import label_metrics, scored_split, validation_counts
+from small_scores import label_metrics, validation_counts
+from test_hierarchy import random_dag
 
 from mlresearch.decisions import (
     GRID,
     METRIC_SIGN,
+    ClosedThresholds,
+    ExpectedF1,
     GlobalThreshold,
     Half,
     LabelThresholds,
     Mode,
+    Rules,
+    TopLabels,
     ValidationCounts,
+    decide,
     decision_from_json,
     fit_global_threshold,
     fit_label_thresholds,
 )
+from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.evaluate import Evaluation, evaluate_validation
+from mlresearch.evaluate import Evaluation
+from mlresearch.heads import conditional
+from mlresearch.heads.independent import ProductOfBernoullis
+from mlresearch.logspace import log_odds
 from mlresearch.metrics import TopHits
 from mlresearch.scored import ScoredRows
 
+HIERARCHY = random_dag(np.random.default_rng(0), 6, forest=False)
 BELOW_HALF = np.nextafter(np.float32(math.log(0.5)), np.float32(-np.inf))
 
 
@@ -39,7 +52,7 @@ def scored(probs, labels) -> ScoredRows:
 
 
 def of_log_marginals(log_marginals, labels) -> ScoredRows:
-    return ScoredRows(np.arange(len(labels)), log_marginals, ~labels, np.zeros(len(labels)), labels)
+    return ScoredRows(np.arange(len(labels)), log_marginals, {"mode": ~labels}, np.zeros(len(labels)), labels)
 
 
 def fit_labels(scores: ScoredRows) -> LabelThresholds:
@@ -244,21 +257,119 @@ def test_other_splits_make_no_validation_counts(split):
         validation_counts(scores.log_marginals, scores.labels, split=split)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_labels_of_a_low_f1_fall_back_to_their_highest_score(tied):
+    scores = random_scores(3, (40, 9), tied=tied)
+    scores = scores._replace(labels=scores.labels & (np.arange(40) % 4 == 0)[:, None])  # rare ones, hard to tell
+    counts = validation_counts(scores.log_marginals, scores.labels)
+    plain, fallen = fit_label_thresholds(counts), fit_label_thresholds(counts, 0.5)
+    preds = plain.apply(scores)
+    f1 = [f1_score(*pair, zero_division=0) for pair in zip(scores.labels.T, preds.T, strict=True)]
+    low = (np.array(f1) < 0.5) & (np.array(f1) > 0)
+    assert low.any()
+    assert fallen.num_fallen_back == low.sum()
+    assert fallen.num_unfitted == plain.num_unfitted
+    np.testing.assert_array_equal(
+        fallen.log_thresholds, np.where(low, scores.log_marginals.max(0), plain.log_thresholds)
+    )
+    assert not fallen.apply(scores)[:, low].any()
+    assert fit_label_thresholds(counts, 0.0).num_fallen_back == 0
+
+
+@pytest.mark.parametrize("forest", [True, False])
+def test_closed_thresholds_are_the_nearest_coherent_sets_above_and_below(forest):
+    scores = random_scores(4, (50, 8), tied=False)
+    thresholds = fit_labels(scores)
+    open_preds = thresholds.apply(scores)
+    hierarchy = random_dag(np.random.default_rng(forest), 8, forest=forest)
+    up, down = (ClosedThresholds(thresholds, closure, hierarchy).apply(scores) for closure in ("up", "down"))
+    sets = np.array(list(itertools.product([False, True], repeat=8)))
+    coherent = sets[~(sets[:, hierarchy.children] & ~sets[:, hierarchy.parents]).any(1)]
+    for row, on in enumerate(open_preds):
+        above = coherent[(coherent >= on).all(1)]
+        below = coherent[(coherent <= on).all(1)]
+        np.testing.assert_array_equal(up[row], above[above.sum(1).argmin()])
+        np.testing.assert_array_equal(down[row], below[below.sum(1).argmax()])
+    assert (up != open_preds).any() and (down != open_preds).any()  # noqa: PT018
+
+
+def test_top_labels_are_those_of_precision_at_k():
+    scores = random_scores(8, (30, 7), tied=True)
+    for k in (1, 3, 5):
+        preds = TopLabels(k).apply(scores)
+        assert (preds.sum(1) == k).all()
+        hits = (preds & scores.labels).sum(1).mean() / k
+        wanted = TopHits.of(scores.log_marginals, scores.labels).compute()[f"precision_at_{k}"]
+        assert hits == pytest.approx(wanted)
+
+
+def expectations(sets, probs, metric, batch):
+    """[sets, batch] of the expected metric of each prediction, larger is better; of the others NaN."""
+    overlap, sizes = sets.astype(float) @ sets.T, sets.sum(1)
+    if metric == "subset_accuracy":
+        values = np.eye(len(sets))
+    elif metric == "hamming_loss":
+        values = 2 * overlap - sizes[:, None] - sizes
+    elif metric == "example_f1":
+        values = np.where(sizes[:, None] + sizes == 0, 1.0, 2 * overlap / np.maximum(sizes[:, None] + sizes, 1))
+    else:
+        values = np.where(sizes[:, None] == 2, overlap / 2, np.nan)
+    return values @ probs
+
+
+@pytest.mark.parametrize("metric", ["subset_accuracy", "hamming_loss", "example_f1", "precision_at_2"])
+def test_each_decision_is_the_best_for_its_metric(metric):
+    """Of all label sets none has a better expectation, under a distribution in which the decisions differ."""
+    with jax.enable_x64(True):
+        hierarchy = random_dag(np.random.default_rng(1), 7, forest=True)
+        head = conditional.Head(hierarchy, 7, 2, siblings="hurdle", param_dtype="float64", rngs=nnx.Rngs(0))
+        scores = jnp.asarray(np.random.default_rng(2).normal(0.5, 1.5, (40, 7, 1)))
+        dist = head(scores, Encoded(jnp.zeros((40, 1, 2)), jnp.ones((40, 1), bool), jnp.zeros((40, 2))))
+        sets = np.array(list(itertools.product([False, True], repeat=7)))
+        tiled = jnp.broadcast_to(jnp.asarray(sets)[:, None], (len(sets), 40, 7))
+        probs = np.exp(jax.jit(jax.vmap(lambda dist, on: dist.log_prob(on), (None, 0)))(dist, tiled))
+        found = decide(dist, metric)
+    expected = expectations(sets, probs, metric, 40)
+    of_found = expected[(sets[:, None] == found).all(-1).argmax(0), np.arange(40)]
+    np.testing.assert_allclose(of_found, np.nanmax(expected, axis=0), rtol=1e-6, atol=1e-9)
+
+
+def test_decide_takes_what_was_fitted_for_the_metric():
+    scores = random_scores(9, (40, 6), tied=False)
+    dist = ProductOfBernoullis(jnp.asarray(log_odds(jnp.asarray(scores.log_marginals))))
+    for metric, fitted in [("micro_f1", fit_global(scores, "micro_f1")), ("macro_f1", fit_labels(scores))]:
+        log_marginals = np.asarray(dist.log_marginals)
+        np.testing.assert_array_equal(
+            decide(dist, metric, fitted), fitted.apply(of_log_marginals(log_marginals, scores.labels))
+        )
+        with pytest.raises(UserError, match="fitted on validation"):
+            decide(dist, metric)
+    with pytest.raises(UserError, match="fitted for 'micro_f1', not for 'macro_f1'"):
+        decide(dist, "macro_f1", fit_global(scores, "micro_f1"))
+    with pytest.raises(UserError, match="not for 'subset_accuracy'"):
+        decide(dist, "subset_accuracy", fit_labels(scores))
+    with pytest.raises(UserError, match="did you mean 'micro_f1'"):
+        decide(dist, "mikro_f1")
+
+
 def decisions():
     scores = random_scores(5, (30, 6), tied=False)
-    return [Half(), Mode(), fit_global(scores, "macro_f1"), fit_labels(scores)]
+    thresholds = fit_labels(scores)
+    closed = ClosedThresholds(thresholds, "up", HIERARCHY)
+    return [Half(), Mode(), ExpectedF1(8), TopLabels(3), fit_global(scores, "macro_f1"), thresholds, closed]
 
 
 @pytest.mark.parametrize("decision", decisions(), ids=lambda decision: decision.kind)
 def test_json_round_trip(decision):
-    read = decision_from_json(json.loads(json.dumps(decision.to_json(), allow_nan=False)))
+    read = decision_from_json(json.loads(json.dumps(decision.to_json(), allow_nan=False)), HIERARCHY)
     assert type(read) is type(decision)
     assert read.to_json() == decision.to_json()
     scores = random_scores(6, (30, 6), tied=True)
+    scores = scores._replace(sets=scores.sets | {"expected_f1": scores.labels})
     np.testing.assert_array_equal(read.apply(scores), decision.apply(scores))
     if isinstance(decision, LabelThresholds):
         assert read.log_thresholds.tobytes() == decision.log_thresholds.tobytes()
-    else:
+    elif not isinstance(decision, ClosedThresholds):
         assert read == decision
     if isinstance(decision, LabelThresholds | GlobalThreshold):
         assert decision.to_json()["fitted_on"] == "abc"
@@ -271,16 +382,20 @@ def test_json_of_no_decision_is_refused():
         decision_from_json({})
     with pytest.raises(UserError, match="threshold"):
         decision_from_json({"kind": "global_threshold", "metric": "micro_f1"})
+    with pytest.raises(UserError, match="no hierarchy"):
+        decision_from_json(decisions()[-1].to_json())
 
 
 def test_wrong_requests_are_refused():
     scores = random_scores(1, (6, 3), tied=False)
-    split = scored_split(scores.log_marginals[None], scores.mode[None], scores.labels)
     with pytest.raises(UserError, match="did you mean 'micro_f1'"):
-        evaluate_validation(split, 1, None, "micro-f1", GRID)
+        Rules("micro-f1")
     for grid in [(), (0.5, 0.4), (0.4, 0.4), (0.0, 0.5), (0.5, 1.0), (float("nan"),)]:
         with pytest.raises(UserError, match="grid"):
-            evaluate_validation(split, 1, None, "micro_f1", grid)
+            Rules(threshold_grid=grid)
+    for wrong in ({"fallback": 1.1}, {"fallback": -0.1}, {"closure": "sideways"}, {"most": -1}):
+        with pytest.raises(UserError, match=r"config\.evaluate\."):
+            Rules(**wrong)
     with pytest.raises(UserError, match="thresholds of 3 labels for scores of 4"):
         fit_labels(scores).apply(random_scores(1, (6, 4), tied=False))
 

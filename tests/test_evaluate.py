@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from small_scores import label_metrics, label_sets, scored_split, split_metrics, validation_counts
 
 from mlresearch.data.pipeline import Batches, EncodedSplit
-from mlresearch.decisions import GRID, fit_global_threshold, fit_label_thresholds
+from mlresearch.decisions import GRID, Rules, fit_global_threshold, fit_label_thresholds
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, validation_metrics
 from mlresearch.hierarchy import LabelHierarchy
@@ -58,7 +58,7 @@ def test_passes_report_what_whole_matrices_have(unknown, monkeypatch):
     edges = HIERARCHY.children, HIERARCHY.parents
     scores, modes, labels, known, losses = made_up(unknown=unknown)
     validation = scored_split(scores, modes, labels, known, losses=losses)
-    found = evaluate_validation(validation, 2, HIERARCHY, "macro_f1", GRID)
+    found = evaluate_validation(validation, 2, HIERARCHY, Rules("macro_f1"))
     truth = labels if known is None else labels & known  # what is unknown has no truth
     for run, (evaluation, decisions) in enumerate(found):
         counts = validation_counts(scores[run], truth, known, grid=GRID)
@@ -83,7 +83,7 @@ def test_passes_report_what_whole_matrices_have(unknown, monkeypatch):
 def test_average_precision_and_the_best_f1_are_scikit_learn_s():
     for seed in range(20):
         scores, modes, labels, _, _ = made_up(seed, examples=30, runs=1, unknown=False, decimals=1 + seed % 3)
-        [(found, decisions)] = evaluate_validation(scored_split(scores, modes, labels), 1, None, "micro_f1", GRID)
+        [(found, decisions)] = evaluate_validation(scored_split(scores, modes, labels), 1, None, Rules())
         ranking = found.metrics()["ranking"]
         present = labels.any(axis=0)
         finite = np.maximum(scores[0], -1e30)  # which scikit-learn asks for; probability 0 stays lowest
@@ -111,14 +111,12 @@ def test_blocks_their_order_and_scoring_again_change_nothing(cells, scores, orde
     labels, modes, known = cells
     if not known.any():
         return
-    expected = evaluate_validation(
-        scored_split(scores, modes[None], labels, known, batch=12), 1, HIERARCHY, "micro_f1", GRID
-    )
+    expected = evaluate_validation(scored_split(scores, modes[None], labels, known, batch=12), 1, HIERARCHY, Rules())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlresearch.scored.BLOCK_CELLS", cells_a_block)
         patch.setattr("mlresearch.scored.KEPT_BYTES", 1 << 20 if kept else 0)
         split = scored_split(scores, modes[None], labels, known, batch=batch, order=np.array(order))
-        found = evaluate_validation(split, 1, HIERARCHY, "micro_f1", GRID)
+        found = evaluate_validation(split, 1, HIERARCHY, Rules())
     assert_equal_metrics(found[0][0].metrics(), expected[0][0].metrics())
     for name, decision in expected[0][1].items():
         assert found[0][1][name].to_json() == decision.to_json()
@@ -133,19 +131,19 @@ def counted(monkeypatch, kept_bytes):
 
     def score():
         times.append(1)
-        yield np.arange(20), scores, modes, losses
+        yield np.arange(20), scores, {"mode": modes}, losses
 
     return times, lambda: ScoredSplit("validation", "abc", label_sets(labels, known), 6, score)
 
 
-@pytest.mark.parametrize(("kept_bytes", "passes"), [(20 * 6 * 7, (1, 1, 1, 1)), (20 * 6 * 7 - 1, (1, 2, 2, 3))])
+@pytest.mark.parametrize(("kept_bytes", "passes"), [(20 * 6 * 8, (1, 1, 1, 1)), (20 * 6 * 8 - 1, (1, 2, 2, 3))])
 def test_a_split_is_scored_once_where_it_can_be_kept_and_once_a_pass_elsewhere(kept_bytes, passes, monkeypatch):
     times, make = counted(monkeypatch, kept_bytes)
     runs = [
         lambda: validation_metrics(make(), 2, "mode", HIERARCHY),
         lambda: validation_metrics(make(), 2, "ranking", HIERARCHY),
         lambda: evaluate(make(), [{}, {}], HIERARCHY),
-        lambda: evaluate_validation(make(), 2, HIERARCHY, "micro_f1", GRID),
+        lambda: evaluate_validation(make(), 2, HIERARCHY, Rules()),
     ]
     for run, expected in zip(runs, passes, strict=True):
         times.clear()
@@ -166,7 +164,7 @@ def test_what_is_watched_is_what_is_reported(group):
     scores, modes, labels, known, losses = made_up()
     split = scored_split(scores, modes, labels, known, losses=losses)
     watched = validation_metrics(split, 2, group, HIERARCHY)
-    for own, (evaluation, _) in zip(watched, evaluate_validation(split, 2, HIERARCHY, "micro_f1", GRID), strict=True):
+    for own, (evaluation, _) in zip(watched, evaluate_validation(split, 2, HIERARCHY, Rules()), strict=True):
         reported = evaluation.metrics()
         assert own == {f"{group}.{name}": value for name, value in reported[group].items()} | {
             "loss.mean": reported["loss"]["mean"]
@@ -176,10 +174,10 @@ def test_what_is_watched_is_what_is_reported(group):
 def test_a_run_that_has_diverged_has_no_numbers_and_harms_no_other(monkeypatch):
     monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 60)
     scores, modes, labels, known, _ = made_up(runs=3)
-    expected = evaluate_validation(scored_split(scores[::2], modes[::2], labels, known), 2, None, "micro_f1", GRID)
+    expected = evaluate_validation(scored_split(scores[::2], modes[::2], labels, known), 2, None, Rules())
     scores[1, 40, 2] = np.nan
     split = scored_split(scores, modes, labels, known)
-    first, second, third = evaluate_validation(split, 3, None, "micro_f1", GRID)
+    first, second, third = evaluate_validation(split, 3, None, Rules())
     assert second is None
     assert evaluate(split, [{}] * 3, None)[1] is None
     assert validation_metrics(split, 3, "ranking", None)[1] is None
@@ -197,9 +195,7 @@ def test_an_infinite_loss_is_none():
 
 def test_where_nothing_is_positive_nothing_is_found():
     scores, modes, labels, _, _ = made_up(runs=1)
-    [(found, decisions)] = evaluate_validation(
-        scored_split(scores, modes, np.zeros_like(labels)), 1, None, "micro_f1", GRID
-    )
+    [(found, decisions)] = evaluate_validation(scored_split(scores, modes, np.zeros_like(labels)), 1, None, Rules())
     ranking = found.metrics()["ranking"]
     assert ranking["micro_average_precision"] == ranking["macro_average_precision"] == ranking["precision_at_1"] == 0
     assert decisions["label_thresholds"].num_unfitted == 6
@@ -209,7 +205,7 @@ def test_thresholds_are_tried_on_validation_alone():
     scores, modes, labels, _, _ = made_up(runs=1)
     for split in ("test", "train"):
         with pytest.raises(TypeError, match=split):
-            evaluate_validation(scored_split(scores, modes, labels, split=split), 1, None, "micro_f1", GRID)
+            evaluate_validation(scored_split(scores, modes, labels, split=split), 1, None, Rules())
 
 
 def test_no_examples_are_refused():
@@ -225,7 +221,7 @@ def test_batches_are_scored_without_their_padding_and_find_their_places():
     def score(batch):  # says which example it is, and NaN of padding
         value = jnp.where(batch.mask, -1.0 - batch.rows, jnp.nan)
         cells = jnp.broadcast_to(value[None, :, None], (2, 2, 3))
-        return Scored(cells, cells < -3, jnp.broadcast_to(value, (2, 2)))
+        return Scored(cells, {"mode": cells < -3}, jnp.broadcast_to(value, (2, 2)))
 
     scored = score_split(score, batches, "test", "abc")
     blocks = list(scored)
@@ -233,7 +229,7 @@ def test_batches_are_scored_without_their_padding_and_find_their_places():
     for of_run in blocks[0]:
         assert sorted(of_run.rows.tolist()) == list(range(7))
         np.testing.assert_array_equal(of_run.log_marginals, np.broadcast_to(-1.0 - of_run.rows[:, None], (7, 3)))
-        np.testing.assert_array_equal(of_run.mode, of_run.log_marginals < -3)
+        np.testing.assert_array_equal(of_run.sets["mode"], of_run.log_marginals < -3)
         np.testing.assert_array_equal(of_run.loss, -1.0 - of_run.rows)
         np.testing.assert_array_equal(of_run.labels.argmax(axis=1), of_run.rows % 3)
         assert of_run.known is None
@@ -244,14 +240,14 @@ def test_rankings_need_no_mode():
     scored, sets = (np.log(np.random.default_rng(0).random((2, 5, 3))), np.arange(15).reshape(5, 3) % 2 == 0)
     labels = LabelSets.from_rows([np.flatnonzero(row).tolist() for row in sets])
 
-    def split(mode):
-        said = np.arange(5), scored, mode, -scored.sum(-1)
+    def split(**sets):
+        said = np.arange(5), scored, sets, -scored.sum(-1)
         return ScoredSplit("validation", "abc", labels, 3, lambda: iter([said]))
 
-    without, beside = (validation_metrics(split(mode), 2, "ranking", None) for mode in (None, scored > -0.5))
+    without, beside = (validation_metrics(split(**sets), 2, "ranking", None) for sets in ({}, {"mode": scored > -0.5}))
     assert without == beside
-    with pytest.raises(AssertionError, match="asked for"):
-        validation_metrics(split(None), 2, "mode", None)
+    with pytest.raises(KeyError, match="mode"):
+        validation_metrics(split(), 2, "mode", None)
 
 
 def peak_bytes(examples, num_labels):
@@ -264,11 +260,11 @@ def peak_bytes(examples, num_labels):
         for start in range(0, examples, 16):
             rows = np.arange(start, start + 16)
             scores = np.stack([noise[row : row + num_labels] for row in rows])[None]
-            yield rows, scores, scores > -0.1, np.zeros((1, 16), np.float32)
+            yield rows, scores, {"mode": scores > -0.1}, np.zeros((1, 16), np.float32)
 
     tracemalloc.start()
     try:
-        evaluate_validation(ScoredSplit("validation", "", labels, num_labels, score), 1, None, "micro_f1", GRID)
+        evaluate_validation(ScoredSplit("validation", "", labels, num_labels, score), 1, None, Rules())
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from small_scores import label_metrics, split_metrics
@@ -51,10 +52,10 @@ def make_dataset(kind, num_examples=40, num_labels=8):
 
 def write(folder, scores, mode, labels, known=None):
     """Write predictions as a run does, and return what it said."""
-    rows = ScoredRows(np.arange(len(labels)), scores, mode, np.zeros(len(labels)), labels, known)
+    rows = ScoredRows(np.arange(len(labels)), scores, {"mode": mode}, np.zeros(len(labels)), labels, known)
     kept = Predictions(*scores.shape)
     for part in np.array_split(np.random.default_rng(3).permutation(len(labels)), 4):  # in any order
-        kept.add(ScoredRows(*(of if of is None else of[part] for of in rows)))
+        kept.add(jax.tree.map(lambda of, part=part: of[part], rows))
     kept.write(folder, "test")
     return rows
 
@@ -87,7 +88,7 @@ def test_a_resample_has_the_metrics_of_its_rows(kind, group, tmp_path):
     [weights] = draw_weights(outcomes.num_examples, 30, seed=0)
     weights[0] = 1  # the split itself
     given = outcomes.metrics(places, weights)
-    preds = scores.mode if group == "mode" else DECISIONS[group].apply(scores)
+    preds = scores.sets["mode"] if group == "mode" else DECISIONS[group].apply(scores)
     edges = None if kind == "flat" else (EDGES[:, 0], EDGES[:, 1])
     for at, times in enumerate(weights):
         drawn = np.repeat(np.arange(len(times)), times)
@@ -114,7 +115,8 @@ def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
     wanted = split_metrics(scores.log_marginals, passing, scores.labels, None)
     assert given["test.half.micro_f1"][0] == pytest.approx(wanted["micro_f1"])
     assert given["test.ranking.precision_at_3"][0] == pytest.approx(wanted["precision_at_3"])
-    assert given["test.mode.micro_f1"][0] == pytest.approx(label_metrics(scores.mode, scores.labels, None)["micro_f1"])
+    of_mode = label_metrics(scores.sets["mode"], scores.labels, None)
+    assert given["test.mode.micro_f1"][0] == pytest.approx(of_mode["micro_f1"])
 
 
 def test_predictions_of_another_split_are_refused(tmp_path):

@@ -18,8 +18,8 @@ from test_hierarchy import random_dag, reach
 
 from mlresearch.data.pipeline import Batches, EncodedSplit
 from mlresearch.decisions import (
-    GRID,
     METRIC_SIGN,
+    Rules,
     fit_global_threshold,
     fit_label_thresholds,
 )
@@ -295,13 +295,13 @@ def test_scores_of_a_split_know_what_is_known():
 
     def score(batch):
         cells = jnp.full((1, 2, 4), math.log(0.4))  # one run
-        return Scored(cells, cells > 0, jnp.ones((1, 2)))
+        return Scored(cells, {"mode": cells > 0}, jnp.ones((1, 2)))
 
     scored = score_split(score, batches, "validation", "abc")
     [[scores]] = scored
     np.testing.assert_array_equal(scores.labels, DENSE > 0.5)
     np.testing.assert_array_equal(scores.known, ~np.isnan(DENSE))
-    [(found, _)] = evaluate_validation(scored, 1, None, "micro_f1", GRID)
+    [(found, _)] = evaluate_validation(scored, 1, None, Rules())
     metrics = found.metrics()
     assert metrics["loss"] == {"mean": 1}
     assert metrics["half"]["hamming_loss"] == 2 / 11  # two labels on of eleven known, none predicted

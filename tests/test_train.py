@@ -19,6 +19,7 @@ from mlresearch.fit import Stopped, stack
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
 from mlresearch.step import init_state, make_train_chunk, make_train_step
+from mlresearch.tables.outcomes import OutcomeReader
 from mlresearch.train import NonFiniteError, _mode_is_exact, train
 
 
@@ -60,6 +61,30 @@ def test_a_run_from_end_to_end(config, tmp_path):
     assert stored["log_marginals"].shape == (29, 9)
     again = train(config, folder)
     assert again == record
+
+
+def test_decisions_that_are_asked_for_are_made_stored_and_read(config, tmp_path):
+    config.evaluate.expected_f1_labels = 5
+    config.evaluate.label_threshold_closure = "up"
+    config.evaluate.label_threshold_fallback = 0.2
+    record = train(config, tmp_path)
+    made = ["mode", "half", "expected_f1", "global_threshold", "label_thresholds", "closed_thresholds"]
+    for split in ("validation", "test"):
+        assert list(record["metrics"][split]) == [*made, "ranking", "loss"]
+        for name in ("expected_f1", "closed_thresholds"):
+            assert record["metrics"][split][name]["violation_rate"] == 0
+    run = mlresearch.load(str(tmp_path))
+    assert list(run.decisions) == made
+    assert run.evaluate("test") == record["metrics"]["test"]
+    for name in made:
+        run.predict(["an old owl"], decision=name)
+    dataset = inputs_of(config)[0]
+    places = [f"test.{name}.example_f1" for name in made]
+    outcomes = OutcomeReader().read(tmp_path, config, dataset.fingerprint, places)
+    resampled = outcomes.metrics(places, np.ones((1, 29), np.int64))
+    for name in made:
+        expected = record["metrics"]["test"][name]["example_f1"]
+        assert resampled[f"test.{name}.example_f1"][0] == pytest.approx(expected), name
 
 
 def test_every_example_counts_once(config):

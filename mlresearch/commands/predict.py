@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_string("text", None, "A text.", flag_values=values)
     flags.DEFINE_string("input", None, 'JSON Lines, {"text": ...} each.', flag_values=values)
     flags.DEFINE_string("output", None, "Where to write JSON Lines.", flag_values=values)
-    flags.DEFINE_string("decision", "mode", "mode, half, global_threshold or label_thresholds.", flag_values=values)
+    flags.DEFINE_string("decision", "mode", "One of those in decisions.json, such as half.", flag_values=values)
     flags.DEFINE_float(
         "min_probability",
         0.05,

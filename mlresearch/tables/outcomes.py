@@ -146,34 +146,40 @@ def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Pa
     labels, num_labels = dataset.splits[SPLIT].labels, dataset.label_space.num_labels
     hierarchy = dataset.hierarchy
     edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-    ids, offsets = stored["mode_ids"], stored["mode_offsets"]
-    if len(offsets) != len(labels) + 1:
-        raise UserError(f"{folder} holds predictions of {len(offsets) - 1} examples, the split has {len(labels)}")
-    mode = Sparse((np.ones(len(ids), np.int64), ids, offsets), shape=(len(labels), num_labels))
+    if len(stored["log_marginals"]) != len(labels):
+        count = len(stored["log_marginals"])
+        raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
     groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
-    preds = {"mode": mode}
-    if thresholds := groups - {"mode", "ranking", "loss"}:
-        decisions = {name: decision for name, decision in read_decisions(folder).items() if name in thresholds}
-        scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, mode))
+    preds = {name: _stored_sets(stored, name, num_labels) for name in groups if f"{name}_ids" in stored}
+    if others := groups - preds.keys() - {"ranking", "loss"}:
+        decisions = {name: decision for name, decision in read_decisions(folder).items() if name in others}
+        scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
         preds |= _decide(decisions, scored)
     return Outcomes(
         len(labels),
         num_labels,
-        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items() if name in groups},
+        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items()},
         {} if "ranking" not in groups or labels.has_unknown else _precision_at(stored, labels, num_labels),
     )
 
 
-def _said(stored: Mapping[str, np.ndarray], mode: Sparse) -> Iterator[Said]:
-    """Yield what was stored of a few examples at a time, in order; no losses were."""
-    height = max(BLOCK_CELLS // mode.shape[1], 1)
-    for start in range(0, mode.shape[0], height):
-        rows = np.arange(start, min(start + height, mode.shape[0]))
+def _stored_sets(stored: Mapping[str, np.ndarray], name: str, num_labels: int) -> Sparse:
+    """Return the label sets that were stored of a decision."""
+    ids, offsets = stored[f"{name}_ids"], stored[f"{name}_offsets"]
+    return Sparse((np.ones(len(ids), np.int64), ids, offsets), shape=(len(offsets) - 1, num_labels))
+
+
+def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
+    """Yield the stored scores of a few examples at a time, in order; no losses were stored."""
+    height = max(BLOCK_CELLS // num_labels, 1)
+    num_examples = len(stored["log_marginals"])
+    for start in range(0, num_examples, height):
+        rows = np.arange(start, min(start + height, num_examples))
         log_marginals = stored["log_marginals"][rows]
         if "label_ids" in stored:
-            top, log_marginals = log_marginals, np.full((len(rows), mode.shape[1]), -np.inf, np.float32)
+            top, log_marginals = log_marginals, np.full((len(rows), num_labels), -np.inf, np.float32)
             np.put_along_axis(log_marginals, stored["label_ids"][rows], top, 1)
-        yield rows, log_marginals[None], mode[rows].toarray()[None] > 0, np.full((1, len(rows)), np.nan)
+        yield rows, log_marginals[None], {}, np.full((1, len(rows)), np.nan)
 
 
 def _decide(decisions: Mapping[str, Decision], scored: ScoredSplit) -> dict[str, Sparse]:
