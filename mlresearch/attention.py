@@ -92,6 +92,23 @@ def rotate(x: Float[Array, "batch length heads head_dim"]) -> Float[Array, "batc
     return jnp.concatenate([left * cos - right * sin, left * sin + right * cos], -1).astype(x.dtype)
 
 
+def attention_weights(
+    queries: Float[Array, "batch queries heads head_dim"],
+    keys: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "#batch #queries keys"] | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+    """Return ``softmax(queries · keysᵀ / sqrt(head_dim))``, in `statistics_dtype`.
+
+    mask: True where a query may read a key; where it may read none, its weights mean nothing.
+    """
+    statistics = statistics_dtype(queries.dtype)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=statistics)
+    scores = scores / np.sqrt(queries.shape[-1]).astype(statistics)
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(statistics).min)
+    return jax.nn.softmax(scores)
+
+
 def attend(
     queries: Float[Array, "batch queries heads head_dim"],
     keys: Float[Array, "batch keys heads head_dim"],
@@ -102,12 +119,7 @@ def attend(
 
     mask: True where a query may read a key. A query that may read none gets 0, whatever the number of keys.
     """
-    statistics = statistics_dtype(queries.dtype)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=statistics)
-    scores = scores / np.sqrt(queries.shape[-1]).astype(statistics)
-    if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(statistics).min)
-    weights = jax.nn.softmax(scores).astype(values.dtype)
+    weights = attention_weights(queries, keys, mask).astype(values.dtype)
     read = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
     # Where any key may be read, the weights of the others are 0 already; what reads none is smaller than the weights.
     return read if mask is None else jnp.where(mask.any(-1)[..., None, None], read, 0)
@@ -177,6 +189,26 @@ class AttentionBlock(nnx.Module):
         dropout_keys: Key[Array, "batch"] | None,
     ) -> Float[Array, "batch queries dim"]:
         """Return `x` plus what its queries read; an `x` of batch 1 serves every example of `context`."""
+        queries, keys, values = self._project(x, context)
+        read = attend(queries, keys, values, mask)
+        (read,) = affine(read.reshape(*read.shape[:-2], -1), self.out)
+        return x + self.dropout(read, dropout_keys)
+
+    def weights(
+        self,
+        x: Float[Array, "#batch queries dim"],
+        context: Float[Array, "batch keys dim"] | None = None,
+        *,
+        mask: Bool[Array, "#batch #queries keys"] | None = None,
+    ) -> Float[Array, "batch queries keys"]:
+        """Return how much each query reads of each key, the mean over heads; they add up to 1 over keys."""
+        queries, keys, _ = self._project(x, context)
+        return attention_weights(queries, keys, mask).mean(1)
+
+    def _project(
+        self, x: Float[Array, "#batch queries dim"], context: Float[Array, "batch keys dim"] | None
+    ) -> list[Float[Array, "batch _ heads head_dim"]]:
+        """Return queries, keys and values."""
         normed = self.norm(x)
         if context is None:
             projected = affine(normed, self.query, self.key, self.value)
@@ -185,10 +217,7 @@ class AttentionBlock(nnx.Module):
         queries, keys, values = (part.reshape(*part.shape[:-1], self.num_heads, -1) for part in projected)
         if self.rotary:
             queries, keys = rotate(queries), rotate(keys)
-        queries = jnp.broadcast_to(queries, (keys.shape[0], *queries.shape[1:]))
-        read = attend(queries, keys, values, mask)
-        (read,) = affine(read.reshape(*read.shape[:-2], -1), self.out)
-        return x + self.dropout(read, dropout_keys)
+        return [jnp.broadcast_to(queries, (keys.shape[0], *queries.shape[1:])), keys, values]
 
 
 class MLPBlock(nnx.Module):

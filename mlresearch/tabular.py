@@ -77,6 +77,40 @@ class CategoryEmbedding(nnx.Module):
         return self.table[...][starts + jnp.where(known & kept, categories, 0)].astype(self.dtype)
 
 
+class FeatureGroups(nnx.Module):
+    """Tokens of numeric features: of each group of columns side by side one, ``W_g x_g + b_g``.
+
+    Groups have ⌈num_features / number⌉ columns, the last one the rest; with as many groups as features each feature is
+    a token of its own. Standardised features give tokens of a length of about 1.
+
+    Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", 2021 (groups of one).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        number: int,
+        dim: int,
+        *,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        size = -(-num_features // number)
+        shape = (-(-num_features // size), size, dim)
+        self.weights = nnx.Param(nnx.initializers.normal((size * dim) ** -0.5)(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(nnx.initializers.normal(dim**-0.5)(rngs.params(), shape[::2], param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, features: Float[Array, "batch features"]) -> Float[Array, "batch groups dim"]:
+        """Return the tokens, in `dtype`."""
+        groups, size, _ = self.weights.shape
+        padded = jnp.pad(features.astype(self.dtype), ((0, 0), (0, groups * size - features.shape[1])))
+        by_group = padded.reshape(-1, groups, size)
+        tokens = jnp.einsum("bgs,gsd->bgd", by_group, self.weights[...].astype(self.dtype))
+        return tokens + self.bias[...].astype(self.dtype)
+
+
 class TabularTokens(nnx.Module):
     """A token of width `dim` for all numeric features, ``W x + b``, then one for each categorical column.
 

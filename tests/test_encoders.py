@@ -20,14 +20,16 @@ from mlresearch import attention
 from mlresearch.config import base_config, resolve
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
-from mlresearch.tabular import CategoryEmbedding, TabularTokens
+from mlresearch.tabular import CategoryEmbedding, FeatureGroups, TabularTokens
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(mlresearch.encoders.__path__))
 # Sizes that no other axis has: they find the tables of embeddings, the categorical columns' being one of 5 + 6 rows.
 SIZES = {"vocab_size": 53, "num_features": 7, "category_sizes": (5, 6)}
 FIELDS = {"vocab_size": ("tokens", "token_mask"), "num_features": ("features",), "category_sizes": ("categories",)}
 COMBINATIONS = [given for n in (1, 2, 3) for given in itertools.combinations(SIZES, n)]
-SMALL = {"dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.5, "category_dim": 4, "category_dropout": 0.5}
+SMALL = {"dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.5, "category_dim": 4, "category_dropout": 0.5} | {
+    "feature_tokens": 3
+}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # Compiling quickly matters here, the speed of what is compiled does not.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -157,8 +159,9 @@ def test_shapes_and_dtypes(name, given, dtype):
         inputs = make_inputs(given)
         encoded, parameters = jax.eval_shape(encode, inputs, example_keys())
         assert encoded.pooled.shape == (4, 16)
-        columns = ("num_features" in given) + 2 * ("category_sizes" in given)
-        assert encoded.tokens.shape == (4, 6 + columns if "vocab_size" in given else 1, 16)
+        of_features = SMALL["feature_tokens"] if name == "mlp" else 1
+        columns = of_features * ("num_features" in given) + 2 * ("category_sizes" in given)
+        assert encoded.tokens.shape == (4, columns + 6 * ("vocab_size" in given), 16)
         assert encoded.token_mask.shape == encoded.tokens.shape[:2]
         assert encoded.pooled.dtype == encoded.tokens.dtype == dtype
         assert encoded.token_mask.dtype == bool
@@ -475,6 +478,24 @@ def test_mlp_by_hand():
         both.layers[0].kernel[...] = jnp.ones((6, 3)).at[place].set(10.0)
         pooled = call(both, Inputs(features=features, categories=categories)).pooled[:1]
         np.testing.assert_array_equal(pooled, np.full((1, 3), 1 + 2 + 2 + 3 + 4 + 5 + 1 + 9 * value))
+
+
+@pytest.mark.parametrize(
+    ("number", "groups"), [(3, [3, 3, 1]), (7, [1] * 7), (20, [1] * 7), (1, [7]), (4, [2, 2, 2, 1])]
+)
+def test_groups_of_features_are_tokens(number, groups):
+    """A group's token is moved by its own columns alone, by as much as its weights say."""
+    made = FeatureGroups(7, number, 5, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    features = np.random.default_rng(0).normal(size=(2, 7)).astype(np.float32)
+    tokens = made(jnp.asarray(features))
+    assert tokens.shape == (2, len(groups), 5)
+    start = 0
+    for group, size in enumerate(groups):
+        columns = features[:, start : start + size]
+        expected = columns @ np.asarray(made.weights[...])[group, :size] + np.asarray(made.bias[...])[group]
+        np.testing.assert_allclose(tokens[:, group], expected, rtol=1e-5, atol=1e-6)
+        start += size
+    assert start == 7
 
 
 def test_rotation_is_relative():

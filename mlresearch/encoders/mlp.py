@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
-from mlresearch.tabular import CategoryEmbedding
+from mlresearch.tabular import CategoryEmbedding, FeatureGroups
 
 SITE = 100  # and one more a layer
 Activation = Literal["gelu", "relu", "tanh"]
@@ -26,6 +26,9 @@ class Encoder(nnx.Module):
     (`mlresearch.tabular.CategoryEmbedding`, where `category_dropout` is the probability that training takes a category
     for an unknown one). Either alone will do. Features are scaled, and missing values imputed, before they come
     here. With a linear decoder, and on features alone, this is the network of the C-HMCNN experiments.
+
+    feature_tokens: for a decoder that reads tokens. Each of about so many groups of numeric features side by side is a
+    token (`mlresearch.tabular.FeatureGroups`), followed by one a categorical column; 0: pooled is the only token.
 
     Raises `UserError` where the data set has neither features nor categorical columns, where it has text, which would
     not be read, and for no layers.
@@ -43,6 +46,7 @@ class Encoder(nnx.Module):
         dropout: float = 0.5,
         category_dim: int = 16,
         category_dropout: float = 0.05,
+        feature_tokens: int = 0,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -78,6 +82,16 @@ class Encoder(nnx.Module):
             for width_in, width_out in itertools.pairwise(widths)
         )
         self.reads_features = bool(spec.num_features)
+        self.feature_tokens = (
+            FeatureGroups(spec.num_features, feature_tokens, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if feature_tokens and spec.num_features
+            else None
+        )
+        self.category_tokens = (
+            nnx.Linear(category_dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            if feature_tokens and spec.category_sizes
+            else None
+        )
         self.activation = activation
         self.dim = dim
         self.dropouts = nnx.List(Dropout(dropout, SITE + number) for number in range(num_layers))
@@ -85,16 +99,20 @@ class Encoder(nnx.Module):
 
     def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None) -> Encoded:
         """Encode `inputs.features` and `inputs.categories`."""
-        columns = []
+        columns, tokens = [], []
         if self.reads_features:
             assert inputs.features is not None
             columns.append(jnp.asarray(inputs.features, self.dtype))
+            if self.feature_tokens is not None:
+                tokens.append(self.feature_tokens(columns[0]))
         if self.categories is not None:
             assert inputs.categories is not None
             embedded = self.categories(jnp.asarray(inputs.categories), dropout_keys)
             columns.append(embedded.reshape(embedded.shape[0], -1))
+            if self.category_tokens is not None:
+                tokens.append(self.category_tokens(embedded))
         pooled = jnp.concatenate(columns, axis=-1)
         for layer, drop in zip(self.layers, self.dropouts, strict=True):
             pooled = drop(ACTIVATIONS[self.activation](layer(pooled)), dropout_keys)
-        token_mask = jnp.ones((pooled.shape[0], 1), bool)
-        return Encoded(tokens=pooled[:, None, :], token_mask=token_mask, pooled=pooled)
+        all_tokens = jnp.concatenate(tokens or [pooled[:, None, :]], axis=1)
+        return Encoded(tokens=all_tokens, token_mask=jnp.ones(all_tokens.shape[:2], bool), pooled=pooled)
