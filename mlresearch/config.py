@@ -35,8 +35,11 @@ MAY_CHANGE = (
 MAY_DIFFER = "only in their seeds, the optimizer's numbers, dropout rates and weights of the loss"
 """In which settings runs of one program may differ, in words."""
 
-PARTS = {"encoder": "Encoder", "decoder": "Decoder", "head": "Head", "loss": "Loss"}
-"""Kinds of parts, each a section of the config and a package (loss: losses), and the class that a file of it holds."""
+PARTS = ("encoder", "decoder", "head", "loss")
+"""Kinds of parts of a model, each a section of the config, and a package (loss: losses) with a class a file."""
+
+CHOSEN = (*PARTS, "baseline")
+"""All that is chosen by the name of a file; of baselines it may be none."""
 
 
 def base_config() -> ConfigDict:
@@ -72,6 +75,7 @@ def base_config() -> ConfigDict:
             "decoder": {"name": "linear"},
             "head": {"name": "independent"},
             "loss": {"name": "binary_cross_entropy"},
+            "baseline": {"name": ""},  # what to fit in place of the model of encoder, decoder, head and loss
             "model": {
                 "dtype": "float32",  # of the computation up to the head, which is float32 or wider
                 "param_dtype": "float32",
@@ -118,7 +122,7 @@ def base_config() -> ConfigDict:
             },
         }
     )
-    for kind in PARTS:
+    for kind in CHOSEN:
         for name in part_names(kind):
             config[kind][name] = part_options(kind, name)
     for source in data.sources():
@@ -137,7 +141,7 @@ def part_class(kind: str, name: str) -> Any:
     known = part_names(kind)
     if name not in known:
         raise UserError(f"config.{kind}.name: there is no {kind} {name!r}{suggest(name, known)}")
-    return getattr(importlib.import_module(f"{_package(kind)}.{name}"), PARTS[kind])
+    return getattr(importlib.import_module(f"{_package(kind)}.{name}"), kind.capitalize())
 
 
 def part_options(kind: str, name: str) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def _package(kind: str) -> str:
 
 def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
     """Raise `UserError` if one of the keys that the user gave is an option of a part that is not chosen."""
-    for kind in (*PARTS, "data"):
+    for kind in (*CHOSEN, "data"):
         chosen = str(config[kind].name).partition("/")[0]
         names = data.sources() if kind == "data" else part_names(kind)
         for key in given:
@@ -192,7 +196,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if odd:
         raise UserError(f"config.{odd[0]} is unknown or missing: start from base_config(), and add or delete nothing")
     resolved = ConfigDict(to_dict(config))
-    for kind in PARTS:
+    if not resolved.baseline.name:
+        del resolved["baseline"]
+    for kind in CHOSEN:
+        if kind not in resolved:
+            continue
         _check_options(resolved, kind)
         for name in set(part_names(kind)) - {resolved[kind].name}:
             del resolved[kind][name]

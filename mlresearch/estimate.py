@@ -16,8 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from mlresearch.baselines import texts_of
-from mlresearch.config import to_dict, together
+from mlresearch.config import part_class, to_dict, together
 from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.dropout import Hyperparameter
@@ -105,13 +104,12 @@ class Estimator:
     def _machine(self) -> Machine:
         return Machine.measure()
 
-    def check(self, config: ConfigDict, baseline: str | None = None) -> None:
+    def check(self, config: ConfigDict) -> None:
         """Raise `UserError` if a run cannot work: nothing is computed but what is learnt of texts and columns."""
-        if baseline is None:
+        if "baseline" in config:
+            part_class("baseline", config.baseline.name).refuse(self._dataset(config))
+        else:
             self._trace(config)
-            return
-        for records in self._dataset(config).splits.values():
-            texts_of(records, config.data.name)
 
     def _dataset(self, config: ConfigDict) -> Dataset:
         key = dataset_key(config)

@@ -32,8 +32,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mlresearch.baselines import BASELINES
-from mlresearch.config import check_acting, check_key, flatten, identity, resolve
+from mlresearch.config import check_acting, check_key, flatten, identity, part_class, resolve
 from mlresearch.errors import UserError, quote, suggest
 from mlresearch.search import Search
 from mlresearch.tables import Table
@@ -299,12 +298,13 @@ def make_run(
     if not isinstance(ensemble, int) or ensemble < 0 or ensemble == 1 or (ensemble and "baseline" in overrides):
         raise UserError(f"ensemble = {ensemble!r}: it is a number of runs of a config's model, two or more")
     baseline = overrides.get("baseline")
-    if baseline is not None and baseline not in BASELINES:
-        raise UserError(f"there is no baseline {baseline!r}{suggest(str(baseline), BASELINES)}")
+    if baseline is not None:
+        part_class("baseline", baseline)
+        config.baseline.name = baseline
     for key, value in settings.items():
         if key not in known:
             check_key(key)
-        if baseline is not None and key.partition(".")[0] not in ("seed", "data", "evaluate"):
+        if baseline is not None and key.partition(".")[0] not in ("seed", "data", "columns", "evaluate", "baseline"):
             raise UserError(f"config.{key} is set, but the baseline {baseline!r} does not read it: leave it out")
         _set(config, key, value)
     if config.train.replicas != 1 or config.train.replica_overrides:

@@ -190,7 +190,7 @@ def run_pack(
         try:
             for run in mine:
                 if run.run.baseline is not None:
-                    train_baseline(run.run.baseline, run.run.config, run.folder, study.sources)
+                    train_baseline(run.run.config, run.folder, study.sources)
                 elif run.run.ensemble:
                     members = plan(study, Path(folder), Path(records), members_of(run.run, study.runs))
                     evaluate_ensemble([member.folder for member in members], run.run.config, run.folder, study.sources)
@@ -210,7 +210,7 @@ def check(runs: Sequence[PlannedRun], estimator: Estimator) -> None:
     for run in runs:
         if not run.run.ensemble:  # which is of runs that are checked
             with run.named():
-                estimator.check(run.run.config, run.run.baseline)
+                estimator.check(run.run.config)
 
 
 @dataclasses.dataclass(frozen=True)

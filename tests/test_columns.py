@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
-from mlresearch.baselines import NearestDescription, OneVsRest
+from mlresearch.baselines import linear_svm, nearest_description, one_vs_rest
 from mlresearch.config import base_config, resolve
 from mlresearch.data.columns import SCALES, Columns
 from mlresearch.data.records import SPLITS, Dataset, Records, require_training
@@ -229,7 +229,8 @@ def test_nothing_is_learnt_from_validation_or_test(config, scale):
         dataset = make_dataset(seed)
         preprocessing = Preprocessing.learn(config, dataset.train)
         rows = dataset.train.take(np.arange(20))
-        baselines = [made(dataset.train, 3, 0).score(rows.texts) for made in (NearestDescription, OneVsRest)]
+        made = (linear_svm, nearest_description, one_vs_rest)
+        baselines = [each.Baseline(dataset, config).score(rows)[:2] for each in made]
         encoded = preprocessing.encode(rows)
         learnt.append((preprocessing.identity, encoded.tokens, encoded.features, encoded.categories, *baselines))
     for first, second in zip(*learnt, strict=True):

@@ -90,11 +90,11 @@ def test_combinations_that_cannot_work_are_told(overrides, message, config_file)
 
 
 def test_a_baseline_is_checked_for_what_it_reads(config_file):
-    run = make_run({"baseline": "one_vs_rest"}, config_file)
-    with pytest.raises(UserError, match="the baselines read texts"):
-        Estimator().check(run.config, run.baseline)
-    run = make_run({"baseline": "one_vs_rest", "data.name": "synthetic/text"}, config_file)
-    Estimator().check(run.config, run.baseline)
+    run = make_run({"baseline": "nearest_description"}, config_file)
+    with pytest.raises(UserError, match="reads texts"):
+        Estimator().check(run.config)
+    run = make_run({"baseline": "nearest_description", "data.name": "synthetic/text"}, config_file)
+    Estimator().check(run.config)
 
 
 def test_peaks_and_equations_are_those_of_programs_counted_by_hand():

@@ -324,7 +324,7 @@ def test_what_cannot_work_is_told_before_anything_starts(tmp_path, data_dir, tra
         '{"head.name": "max_constraint", "data.synthetic.shape": "flat"}': "'max_constraint' needs a label hierarchy",
         f'{transformer[:-1]}, "encoder.text_transformer.num_heads": 7}}': "divi",
         '{"encoder.name": "text_transformer"}': "text",
-        '{"baseline": "one_vs_rest"}': "the baselines read texts, but the data set 'synthetic/features' has none",
+        '{"baseline": "nearest_description"}': "reads texts, but the data set 'synthetic/features' has none",
     }
     for number, (overrides, message) in enumerate(combinations.items()):
         folder = tmp_path / str(number)

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from mlresearch.baselines import train_baseline
 from mlresearch.commands.arguments import define_workdir, read_workdir
 from mlresearch.commands.config_arguments import names_config, parse_config
 from mlresearch.commands.interrupt import stop_on_signal
@@ -30,11 +31,14 @@ def run(argv: list[str]) -> int:
 
     check_acting(config, given)
 
-    folders = [read_workdir(values) / name for name, _ in replicas(resolve(config))]
-    finished = all(finished_record(folder) is not None for folder in folders)
-    records = train_replicas(config, read_workdir(values), stop=stop_on_signal())
+    workdir, resolved = read_workdir(values), resolve(config)
+    finished = all(finished_record(workdir / name) is not None for name, _ in replicas(resolved))
+    if "baseline" in resolved:
+        records = [train_baseline(resolved, workdir)]
+    else:
+        records = train_replicas(config, workdir, stop=stop_on_signal())
     if finished:
-        print(f"{read_workdir(values)}: the run was finished before; nothing was done", file=sys.stderr)
+        print(f"{workdir}: the run was finished before; nothing was done", file=sys.stderr)
     print(aligned([row(record) for record in records]))
     for remark in dict.fromkeys(remark for record in records for remark in record.get("remarks", [])):
         print(remark)
