@@ -10,11 +10,11 @@
     TABLE = Table(baseline="independent")   # see `mlresearch.tables`
     SEARCH = Search(…)                      # see `mlresearch.search`; beside runs() or in its place
 
-Overrides are settings by dotted key, as on the command line. Five keys are words of their own: ``config`` names another
+Overrides are settings by dotted key, as on the command line. Six keys are words of their own: ``config`` names another
 config file than ``CONFIG``; ``baseline`` a scikit-learn baseline to fit instead of the config's model; ``ensemble`` has
 that many of the study's runs, which differ in their seeds alone, evaluated as one (`mlresearch.ensemble`); ``row`` is
-the row of the table that the run belongs to, where the values that differ do not name it well; and ``seed`` is what
-rows are averaged over.
+the row of the table that the run belongs to, where the values that differ do not name it well; ``data`` names its data
+set in tables, where several have one name because they differ in options; and ``seed`` is what rows are averaged over.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from mlresearch.tables import Table
 
 Overrides = dict[str, Any]
 
-WORDS = ("config", "baseline", "ensemble", "row", "seed")
+WORDS = ("config", "baseline", "ensemble", "row", "data", "seed")
 """Keys of overrides that are no settings of a part."""
 
 
@@ -94,8 +94,8 @@ class StudyRun:
 
     @property
     def data(self) -> str:
-        """The name of its data set."""
-        return self.config.data.name
+        """The name of its data set in tables."""
+        return str(self.overrides.get("data", self.config.data.name))
 
     @property
     def config_hash(self) -> str:
@@ -293,7 +293,7 @@ def make_run(
         raise UserError("no config file is named: set CONFIG in sweep.py, or the override 'config'")
     config = load_config(name, files)
     known = flatten(config.to_dict())
-    settings = {key: value for key, value in overrides.items() if key not in ("config", "baseline", "ensemble", "row")}
+    settings = {key: value for key, value in overrides.items() if key not in WORDS or key == "seed"}
     ensemble = overrides.get("ensemble", 0)
     if not isinstance(ensemble, int) or ensemble < 0 or ensemble == 1 or (ensemble and "baseline" in overrides):
         raise UserError(f"ensemble = {ensemble!r}: it is a number of runs of a config's model, two or more")

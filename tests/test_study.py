@@ -1,6 +1,7 @@
 """Studies: combinations against enumeration, mistakes by the run and its overrides, names that mean what is run."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from small_study import write_study
+from small_tables import make_record
 
 from mlresearch.config import base_config, flatten, identity, to_dict
 from mlresearch.errors import UserError
 from mlresearch.study import Study, StudyRun, ablate, cross, grid, seeds, zipped
+from mlresearch.tables.results import read_study
 
 SETTINGS = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 9), max_size=3), max_size=3)
 
@@ -84,6 +87,21 @@ def test_rows_are_named_by_what_differs_or_by_hand(tmp_path, data_dir):
     runs = '[{"seed": 1}, {"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.2, "row": "fast"}]'
     study = Study.load(write_study(tmp_path, data_dir, runs))
     assert [run.row for run in study.runs] == ["independent", "0.1", "fast"]
+
+
+def test_data_sets_that_differ_in_options_are_told_apart_by_name(tmp_path, data_dir):
+    runs = """[
+        {"data.name": "synthetic/features", "data.synthetic.dependence": strength, "data": f"dependence {strength:g}"}
+        for strength in (0.0, 2.0)
+    ]"""
+    study = Study.load(write_study(tmp_path, data_dir, runs))
+    assert [run.data for run in study.runs] == ["dependence 0", "dependence 2"]
+    assert [run.config.data.synthetic.dependence for run in study.runs] == [0.0, 2.0]
+    study.records.mkdir()
+    for number, run in enumerate(study.runs):
+        record = make_record(0) | {"config_hash": run.config_hash, "run_id": str(number)}
+        (study.records / f"{number}.json").write_text(json.dumps(record))
+    assert [run.data for run in read_study(study).runs] == ["dependence 0", "dependence 2"]
 
 
 GOOD = '{"seed": 5}'

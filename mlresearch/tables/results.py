@@ -24,7 +24,7 @@ class Result:
     """One finished run of a table.
 
     row: of the table. record: the run record, read from `file`. folder: where the run lies, if that is known. config:
-    the run's, if that is known.
+    the run's, if that is known. named: how the study names its data set, if it does.
     """
 
     row: str
@@ -32,11 +32,12 @@ class Result:
     file: Path
     folder: Path | None = None
     config: ConfigDict | None = None
+    named: str | None = None
 
     @property
     def data(self) -> str:
         """The name of its data set."""
-        return self.record["data"]["name"]
+        return self.named or self.record["data"]["name"]
 
     @property
     def seed(self) -> int:
@@ -114,7 +115,7 @@ def read_study(study: "Study", workdir: Path | None = None, records: Path | None
             )
         else:
             folder = None if workdir is None else workdir / record["run_id"]
-            found[run.config_hash] = Result(run.row, record, path, folder, run.config)
+            found[run.config_hash] = Result(run.row, record, path, folder, run.config, run.data)
     if strays:
         remarks.append(f"{records or study.records}: {strays} records of runs that the study does not have, left out")
     ordered = tuple(found[key] for key in runs if key in found)
