@@ -70,14 +70,14 @@ class Chain(LabelDistribution):
     def log_marginals(self) -> Float[Array, "batch labels"]:
         """Return log (1/S) Σ P(label = 1 | the labels before it, as sampled), over S samples; it has no gradient.
 
-        What is averaged lies in 0..1, so that its variance is at most ¼, and it varies less than the label itself does
-        (Rao and Blackwell). All examples share one fixed table of uniform numbers, S for each place in the order, one
-        from each S-th of 0..1: an example's numbers depend on the example alone, and the variance of the mean is at
-        most S / (S − 1) times that of independent numbers (Owen, "Monte Carlo Variance of Scrambled Net Quadrature",
-        1997): its standard error is at most `marginal_error`.
+        What is averaged lies in 0..1, so that its variance v is at most ¼, and it varies less than the label itself
+        does (Rao and Blackwell). All examples share one fixed table of uniform numbers, S for each place in the order,
+        one from each S-th part of 0..1. So an example's marginals depend on the example alone, and their standard error
+        is at most √(v / (S − 1)), as of S − 1 independent samples (Owen, "Monte Carlo Variance of Scrambled Net
+        Quadrature", 1997): see `marginal_error`. Where rounding decides a label of a sample, they move by 1 / S.
 
-        With a hierarchy, a term is 0 where a parent is off. Where that is so in all samples, the label is given the
-        least of its parents' marginals times its mean probability were these on. No label is above a parent.
+        With a hierarchy, a term is 0 where a parent is off. A label for which that is so in all samples is given the
+        least marginal among its ancestors times its mean probability were these on. No label is above a parent.
 
         Source: McKay, Beckman and Conover, "A Comparison of Three Methods for Selecting Values of Input Variables in
         the Analysis of Output from a Computer Code", 1979 (such tables).
@@ -149,23 +149,23 @@ class Chain(LabelDistribution):
         def step(
             carry: tuple[Array, Above], label: tuple[Links, Array, Array, Array]
         ) -> tuple[tuple[Array, Above], tuple[Array, Array]]:
-            (hidden, above), (links, parents, slot, place) = carry, label
-            off = ~above.on[parents]
+            (hidden, above), (links, ancestors, slot, place) = carry, label
+            off = ~above.on[ancestors]
             free = ~off.any(0)
-            # Parents that are off are taken for on: that changes no score that counts, and tells what it would be.
-            lift = jnp.einsum("pnb,ph->nbh", off.astype(dtype), above.vector[parents], precision="highest")
+            # Ancestors that are off are taken for on: that changes no score that counts, and tells what it would be.
+            lift = jnp.einsum("anb,ah->nbh", off.astype(dtype), above.vector[ancestors], precision="highest")
             score = links.score(hidden + lift)
             log_on, _ = log_sigmoids(score)
             total = jax.nn.logsumexp(jnp.where(free, log_on, -jnp.inf), axis=0)
-            parent = above.log_marginal[parents].min(0, initial=0.0)
-            unseen = parent + jax.nn.logsumexp(log_on, axis=0)
-            log_marginal = jnp.minimum(jnp.where(free.any(0), total, unseen) - math.log(num), parent)
+            least = above.log_marginal[ancestors].min(0, initial=0.0)
+            total = jnp.where(free.any(0), total, least + jax.nn.logsumexp(log_on, axis=0))
+            log_marginal = jnp.minimum(total - math.log(num), least)
             on = free & (uniform(place) < jax.nn.sigmoid(score))
             above = above.keep(slot, Above(on, links.vector, log_marginal))
             return (links.extend(hidden, on), above), (on, log_marginal)
 
         start = jnp.broadcast_to(scores.start, (num, batch, dim))
-        labels = (scores.links, order.parents, order.slot, jnp.arange(order.labels.shape[0]))
+        labels = (scores.links, order.ancestors, order.slot, jnp.arange(order.labels.shape[0]))
         _, drawn = jax.lax.scan(step, (start, nothing), labels)
         return drawn
 
@@ -177,8 +177,8 @@ class Chain(LabelDistribution):
         def step(
             carry: tuple[Array, Array, Array], label: tuple[Links, Array, Array]
         ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
-            (hidden, above, log_prob), (links, parents, slot) = carry, label
-            free = above[parents].all(0)
+            (hidden, above, log_prob), (links, ancestors, slot) = carry, label
+            free = above[ancestors].all(0)
             log_on, log_off = log_sigmoids(links.score(hidden))
             both = log_prob + jnp.stack([jnp.where(free, log_off, 0.0), jnp.where(free, log_on, -jnp.inf)])
             best, chosen = jax.lax.top_k(both.reshape(2 * beam, batch).T, beam)
@@ -198,7 +198,7 @@ class Chain(LabelDistribution):
             jnp.ones((order.num_slots, beam, batch), bool),
             jnp.full((beam, batch), -jnp.inf, scores.start.dtype).at[0].set(0.0),
         )
-        _, path = jax.lax.scan(step, first, (scores.links, order.parents, order.slot))
+        _, path = jax.lax.scan(step, first, (scores.links, order.ancestors, order.slot))
         # The best set stands first; from there the path leads back, label by label.
         _, on = jax.lax.scan(back, jnp.zeros(batch, jnp.int32), path, reverse=True)
         return labels_first(on[order.places])
