@@ -206,6 +206,27 @@ def test_the_mode_is_never_worse_than_greedy_choices_and_marginals_over_half(ord
     assert (found[3] > found[1] + 1e-3).any()
 
 
+def test_greedy_choices_are_kept_where_a_narrow_beam_loses_them():
+    """With the first label on, .6, all is clear but the next two; with it off, all is even but the next one.
+
+    Probabilities of the sets so far, of greedy choices and of the beam's two: .6 | .6 .4, .36 | .4 .36, .198 | .2 .2;
+    then greedy ones stay what they are, and each label halves the others'.
+    """
+
+    def log_odds(p):
+        return math.log(p / (1 - p))
+
+    with_first = [log_odds(0.6), log_odds(0.6), log_odds(0.55), -20, -20, -20, -20]
+    without = [log_odds(0.6), -20, 0, 0, 0, 0, 0]
+    on, off = jnp.array(with_first)[:, None], jnp.array(without)[:, None]
+    vectors = jnp.zeros((7, 1)).at[0].set(40.0)  # the one hidden unit is −20 or 20, which tanh takes to −1 or 1
+    scores = CausalScores(jnp.full((1, 1), -20.0), Links((on + off) / 2, (on - off) / 2, vectors))
+    dist = make_chain(scores, beam=2)
+    greedy = jnp.array([[True, True, True, False, False, False, False]])
+    np.testing.assert_allclose(np.exp(dist.log_prob(greedy)), 0.6 * 0.6 * 0.55, rtol=1e-5)
+    assert np.array_equal(dist.mode(), greedy)
+
+
 def spread_of_terms(log_probs, sets, order):
     """Standard deviation of P(label | labels before it) over label sets, [batch, labels], by enumeration."""
     probs, spread = np.exp(log_probs), np.zeros((log_probs.shape[1], sets.shape[1]))
