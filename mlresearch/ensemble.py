@@ -124,7 +124,7 @@ def evaluate_ensemble(
     if any(member.record["data"]["fingerprint"] != dataset.fingerprint for member in members):
         raise UserError(f"members of the ensemble in {folder} were trained on other data than today's: train them anew")
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset.label_space, dataset.hierarchy)
+    workdir.write_labels(folder, dataset)
     num_labels = dataset.label_space.num_labels
     splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)

@@ -120,18 +120,13 @@ def _normalised(dist: LabelDistribution) -> LabelDistribution:
 
 
 def _mean_over_samples(dist: LabelDistribution, most: int) -> Float[Array, "batch labels most"]:
-    sizes = jnp.arange(1, most + 1)
+    batch, num_labels = dist.log_marginals.shape
 
     def gains(row: Int[Array, ""]) -> Float[Array, "labels most"]:
         one = dist.take(row[None])
-        dtype = one.log_marginals.dtype
+        labels = one.sample(jax.random.key(0), NUM_SAMPLES)[:, 0].astype(one.log_marginals.dtype)
+        sizes = labels.sum(1, keepdims=True) + jnp.arange(1, most + 1, dtype=labels.dtype)
+        return jnp.einsum("nl,nk->lk", labels, 2 / sizes, precision="highest") / NUM_SAMPLES
 
-        def add(gains: Float[Array, "labels most"], number: Int[Array, ""]) -> tuple[Float[Array, "labels most"], None]:
-            [[labels]] = one.sample(jax.random.fold_in(jax.random.key(0), number), 1)
-            shares = 2 / (labels.sum() + sizes).astype(dtype)
-            return gains + jnp.where(labels[:, None], shares, 0.0), None
-
-        first = jnp.zeros((dist.log_marginals.shape[1], most), dtype)
-        return jax.lax.scan(add, first, jnp.arange(NUM_SAMPLES))[0] / NUM_SAMPLES
-
-    return jax.vmap(gains)(jnp.arange(dist.log_marginals.shape[0]))
+    at_once = max(CELLS // (16 * NUM_SAMPLES * num_labels), 1)  # drawing takes several times the space of the sets
+    return jax.lax.map(gains, jnp.arange(batch), batch_size=min(at_once, batch))

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
@@ -34,6 +36,7 @@ class Model(nnx.Module):
         make_encoder = part_class("encoder", config.encoder.name)
         make_decoder = part_class("decoder", config.decoder.name)
         make_head = part_class("head", config.head.name)
+        _refuse_unpaired(config, make_decoder, make_head)
         encoder_options = config.encoder[config.encoder.name]
         head_options = config.head[config.head.name]
         decoder_options = config.decoder[config.decoder.name]
@@ -75,21 +78,41 @@ class Model(nnx.Module):
         return self.head.sparse_loss(label_ids, lambda labels: self.decoder.of_labels(encoded, dropout_keys, labels))
 
 
+def _refuse_unpaired(config: ConfigDict, decoder: Any, head: Any) -> None:
+    """Raise `UserError` where one of decoder and head goes label by label and the other does not."""
+    decoder_is, head_is = (getattr(part, "causal", False) for part in (decoder, head))
+    if head_is and not decoder_is:
+        raise UserError(
+            f"head {config.head.name!r} asks for each label's score given the labels before it, which decoder "
+            f"{config.decoder.name!r} does not give: set config.decoder.name = 'causal'"
+        )
+    if decoder_is and not head_is:
+        raise UserError(
+            f"decoder {config.decoder.name!r} gives each label's score given the labels before it, which head "
+            f"{config.head.name!r} does not ask for: set config.head.name = 'chain', or another decoder, such as "
+            "config.decoder.name = 'linear'"
+        )
+
+
 def create_model(
     config: ConfigDict,
     spec: InputSpec,
     num_labels: int,
     hierarchy: LabelHierarchy | None,
     label_sets: Mapping[str, LabelSets] = MappingProxyType({}),
+    label_counts: Int[np.ndarray, "labels"] | None = None,
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """Return a new model: its definition, parameters, dropout rates and structure (what it knows of the hierarchy).
 
     label_sets: by split, what its loss is to be computed on; soft or unknown labels that the head cannot take are a
     `UserError`. With ``config.model.prior`` the scores begin with those of the training split's frequencies.
+    label_counts: in how many training examples each label is on, for heads that order labels by it.
     """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
     if model.sparse:
         model.head.expect(label_sets.values())
+    if label_counts is not None and hasattr(model.head, "order_by"):
+        model.head.order_by(label_counts)
     if config.model.prior and label_sets:
         model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
     for labels in label_sets.values():

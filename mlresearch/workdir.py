@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from mlresearch.config import differences, to_dict
@@ -174,11 +175,16 @@ def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Prepr
     return Preprocessing(tokenizer, columns, max_length)
 
 
-def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> None:
-    """Write ``labels.txt`` (name and description) and, for a hierarchy, ``parents.txt`` (child and parent), by tabs."""
+def write_labels(workdir: Path, dataset: Dataset) -> None:
+    """Write ``labels.txt`` and, for a hierarchy, ``parents.txt`` (child and parent), by tabs.
+
+    A label's line has its name, its description, and in how many training examples it is on.
+    """
+    label_space, hierarchy = dataset.label_space, dataset.hierarchy
+    counts = dataset.train.labels.counts(label_space.num_labels).tolist()
     lines = [
-        f"{name}\t{' '.join(description.split())}\n"
-        for name, description in zip(label_space.names, label_space.descriptions, strict=True)
+        f"{name}\t{' '.join(description.split())}\t{count}\n"
+        for name, description, count in zip(label_space.names, label_space.descriptions, counts, strict=True)
     ]
     write_bytes(workdir / "labels.txt", "".join(lines).encode())
     if hierarchy is not None:
@@ -188,20 +194,23 @@ def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarc
         write_bytes(workdir / "parents.txt", text.encode())
 
 
-def read_labels(workdir: Path) -> tuple[LabelSpace, LabelHierarchy | None]:
-    """Return what `write_labels` wrote."""
+def read_labels(workdir: Path) -> tuple[LabelSpace, LabelHierarchy | None, Int[np.ndarray, "labels"]]:
+    """Return what `write_labels` wrote: labels, hierarchy, and in how many training examples each label is on."""
     try:
         rows = [line.split("\t") for line in (workdir / "labels.txt").read_text().split("\n")[:-1]]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run: there is no labels.txt in it") from None
-    bad = [number for number, row in enumerate(rows, 1) if len(row) != 2]
+    bad = [number for number, row in enumerate(rows, 1) if len(row) != 3 or not row[2].isdecimal()]
     if bad or not rows:
-        raise UserError(f"{workdir / 'labels.txt'} is damaged: line {[*bad, 1][0]} is not a name, a tab, a description")
-    names, descriptions = zip(*rows, strict=True)
-    label_space = LabelSpace(names, descriptions)
+        raise UserError(
+            f"{workdir / 'labels.txt'} is damaged: line {[*bad, 1][0]} is not a name, a description and a count of "
+            "training examples, by tabs"
+        )
+    names, descriptions, numbers = zip(*rows, strict=True)
+    label_space, counts = LabelSpace(names, descriptions), np.array([int(number) for number in numbers])
     path = workdir / "parents.txt"
     if not path.exists():
-        return label_space, None
+        return label_space, None, counts
     pairs = [line.split("\t") for line in path.read_text().split("\n")[:-1]]
     edges = np.array([[label_space.id(name) for name in pair] for pair in pairs], np.int32)
-    return label_space, LabelHierarchy.from_edges(names, edges)
+    return label_space, LabelHierarchy.from_edges(names, edges), counts

@@ -14,6 +14,7 @@ from flax import nnx
 import mlresearch.decoders
 import mlresearch.encoders
 from mlresearch import attention
+from mlresearch.decoders.causal import CausalScores
 from mlresearch.decoders.label_attention import GroupedScores
 from mlresearch.dropout import Dropout
 from mlresearch.encoders import Encoded, Inputs, InputSpec
@@ -21,8 +22,10 @@ from mlresearch.errors import UserError
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(mlresearch.decoders.__path__))
 ENCODERS = sorted(module.name for module in pkgutil.iter_modules(mlresearch.encoders.__path__))
-DIM, NUM_LABELS, SCORES = 12, 10, 2
+DIM, NUM_LABELS = 12, 10
+SCORES = {name: 1 if name == "causal" else 2 for name in NAMES}
 SMALL = {"num_queries": 4, "query_dim": 8, "num_layers": 2, "num_heads": 2, "dropout": 0.5, "multiple": 4}
+SMALL |= {"hidden_dim": 8}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # Compiling quickly matters here, the speed of what is compiled does not.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -38,10 +41,10 @@ def options_of(name):
     return {key: keywords[key] for key in keywords.keys() - {"dtype", "param_dtype", "rngs"}}
 
 
-def build(name, dtype="float32", param_dtype=None, *, dim=DIM, num_labels=NUM_LABELS, scores=SCORES, **options):
+def build(name, dtype="float32", param_dtype=None, *, dim=DIM, num_labels=NUM_LABELS, scores=None, **options):
     options = {key: value for key, value in (SMALL | options).items() if key in options_of(name)}
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
-    return decoder_class(name)(dim, num_labels, scores, **options, **dtypes, rngs=nnx.Rngs(0))
+    return decoder_class(name)(dim, num_labels, scores or SCORES[name], **options, **dtypes, rngs=nnx.Rngs(0))
 
 
 def build_encoder(name, dtype, dropout):
@@ -69,9 +72,18 @@ def make_encoded(dtype="float32"):
     return Encoded(jnp.asarray(tokens, dtype), jnp.asarray(mask), jnp.asarray(pooled, dtype))
 
 
+def as_scores(label_scores):
+    """What a decoder gives as scores of all labels; where these depend on labels before, every third one is on."""
+    if not isinstance(label_scores, CausalScores):
+        return label_scores
+    batch, num_labels = label_scores.start.shape[0], len(label_scores.links.direct)
+    on = jnp.broadcast_to(jnp.arange(num_labels) % 3 == 0, (batch, num_labels))
+    return label_scores.given(on)[..., None]
+
+
 @partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def forward(graph, state, argument, keys):
-    return nnx.merge(graph, state)(argument, keys)
+    return as_scores(nnx.merge(graph, state)(argument, keys))
 
 
 def call(module, argument, keys=None):
@@ -87,7 +99,7 @@ def example_keys():
 
 
 def test_decoders_are_found():
-    assert {"linear", "label_attention"} <= set(NAMES)
+    assert {"linear", "label_attention", "causal"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -97,7 +109,7 @@ def test_shapes_and_dtypes(name, dtype):
         param_dtype = "float32" if dtype == "bfloat16" else dtype
         decoder = build(name, dtype, param_dtype)
         label_scores = call(decoder, make_encoded(dtype), example_keys())
-        assert label_scores.shape == (4, NUM_LABELS, SCORES)
+        assert label_scores.shape == (4, NUM_LABELS, SCORES[name])
         assert label_scores.dtype == dtype
         assert {str(x.dtype) for x in jax.tree.leaves(nnx.state(decoder, nnx.Param))} == {param_dtype}
         assert np.isfinite(np.asarray(label_scores, np.float64)).all()
@@ -142,7 +154,7 @@ class Scorer(nnx.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def __call__(self, inputs, keys):
-        return self.decoder(self.encoder(inputs, keys), keys)
+        return as_scores(self.decoder(self.encoder(inputs, keys), keys))
 
 
 def make_inputs(dtype):
@@ -207,7 +219,7 @@ def test_gradients_are_finite_and_leave_padding_alone(name):
 
     def loss(params, tokens):
         encoded_ = Encoded(tokens, encoded.token_mask, encoded.pooled)
-        return jnp.square(nnx.merge(graph, params, rates)(encoded_, example_keys()) - 1).sum()
+        return jnp.square(as_scores(nnx.merge(graph, params, rates)(encoded_, example_keys())) - 1).sum()
 
     quick = jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)
     gradients, token_gradients = jax.device_get(quick(params, encoded.tokens))
@@ -241,7 +253,7 @@ def test_linear_by_hand():
 def test_linear_with_more_weights_than_labels():
     """The rows that make the number of labels a multiple give no scores."""
     decoder, encoded = build("linear", num_labels=5, multiple=4), make_encoded()
-    assert decoder.weights.shape == (8, SCORES, DIM)
+    assert decoder.weights.shape == (8, 2, DIM)
     expected = np.einsum("bd,lsd->bls", encoded.pooled, decoder.weights[...])[:, :5]
     np.testing.assert_allclose(call(decoder, encoded), expected, rtol=1e-5, atol=1e-6)
 

@@ -38,6 +38,7 @@ def test_weight_decay_spares_biases_and_norms(name, decoder):
     """With zero gradients, all that moves is what decays."""
     config = base_config()
     config.decoder.name = decoder
+    config.head.name = "chain" if decoder == "causal" else "independent"
     config.optim.name, config.optim.weight_decay, config.optim.warmup_share = name, 0.1, 0.0
     config.encoder.name = "text_transformer"
     config.encoder.text_transformer.dim = 16

@@ -92,22 +92,25 @@ def test_marginals_are_the_frequencies(name, options):
     np.testing.assert_allclose(marginals, rows.mean(0), atol=2e-3)
 
 
-@pytest.mark.parametrize("decoder", ["linear", "label_attention"])
+@pytest.mark.parametrize("decoder", ["linear", "label_attention", "causal"])
 def test_a_model_begins_with_them(decoder, tmp_path):
     config = make_config(tmp_path)
     config.decoder.name = decoder
     config.model.prior = True
+    config.decoder.linear.scale = config.decoder.causal.scale = 0.0
     if decoder == "linear":
-        config.decoder.linear.scale = 0.0
         config.decoder.linear.multiple = 4
+    if decoder == "causal":
+        config.head.name, config.head.chain.order = "chain", "hierarchy"
     config = resolve(config)
     dataset, preprocessing, batches = inputs_of(config)
     num_labels = dataset.label_space.num_labels
     label_sets = {name: records.labels for name, records in dataset.splits.items()}
     parts = create_model(config, preprocessing.spec, num_labels, dataset.hierarchy, label_sets)
     model = nnx.merge(*parts)
-    bias = (model.decoder if decoder == "linear" else model.decoder.scores).bias[...]
-    np.testing.assert_allclose(bias[:num_labels], model.head.begin_with(dataset.splits["train"].labels), rtol=1e-6)
-    if decoder == "linear":
+    bias = (model.decoder.scores if decoder == "label_attention" else model.decoder).bias[...]
+    expected = model.head.begin_with(dataset.splits["train"].labels)
+    np.testing.assert_allclose(bias.reshape(-1, 1)[:num_labels], expected, rtol=1e-6)
+    if decoder != "label_attention":
         scores = model(next(iter(batches["train"].once())).inputs).log_marginals
         np.testing.assert_allclose(scores, np.broadcast_to(scores[:1], scores.shape), rtol=1e-6)

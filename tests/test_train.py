@@ -347,8 +347,16 @@ def test_label_sets_that_the_head_cannot_give_are_refused_by_row(config, tmp_pat
         train(config, tmp_path)
 
 
-@pytest.mark.parametrize("decoder", part_names("decoder"))
-@pytest.mark.parametrize("head", part_names("head"))
+# The head `chain` and the decoder `causal` go with each other alone.
+PAIRS = [
+    (decoder, head)
+    for decoder in part_names("decoder")
+    for head in part_names("head")
+    if (decoder == "causal") == (head == "chain")
+]
+
+
+@pytest.mark.parametrize(("decoder", "head"), PAIRS)
 def test_every_decoder_works_with_every_head_and_encoder(config, decoder, head):
     """Shapes and dtypes of a whole step, traced without computing."""
     config.decoder.name, config.head.name = decoder, head

@@ -90,7 +90,7 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     trained = time.time()
 
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset.label_space, hierarchy)
+    workdir.write_labels(folder, dataset)
     rules = Rules.of(config)
     stored = config.evaluate.predictions
     scored = score_records(baseline, dataset, "validation", rules)

@@ -6,5 +6,9 @@ A decoder is one file here with a class ``Decoder``::
     decoder(encoded, dropout_keys) -> Float[Array, "batch labels scores_per_label"]
 
 `dim` is the encoder's width; a head says how many scores a label it wants. Keyword-only arguments are options, as
-for encoders, found under ``config.decoder.<file name>``.
+for encoders, found under ``config.decoder.<file name>``. With ``config.model.prior`` ``decoder.begin_with(scores)`` is
+told the scores that all inputs have at first.
+
+A decoder with ``causal = True`` gives `causal.CausalScores` instead, each label's score as a function of the labels
+before it, and goes with heads that ask for these, which have ``causal = True`` as well: `causal` and `chain`.
 """

@@ -16,7 +16,9 @@ With ``config.model.prior`` scores begin with what ``begin_with`` makes of the t
 `dim` is the width of ``encoded.pooled``. Keyword-only arguments (but ``param_dtype`` and ``rngs``) are options, as for
 encoders, found under ``config.head.<file name>``. Whatever the compute dtype of encoder and decoder, a head computes in
 float32 or wider; `param_dtype` is that of its parameters, if it has any. A head whose loss touches few labels may have
-``sparse = True`` as well, with ``expect`` and ``sparse_loss``; see `conditional`.
+``sparse = True`` as well, with ``expect`` and ``sparse_loss``; see `conditional`. A head with ``causal = True`` asks
+for each label's score given the labels before it: `chain`, which goes with the decoder `causal` alone. A head that
+orders labels by how often they are on in training is told that by ``order_by(counts)``.
 
 A label-wise loss leaves unknown labels out and takes soft ones (`sum_label_loss`). A joint likelihood sums over what
 unknown labels may be, and knows no soft ones. `check_label_values` refuses by name what a head cannot take, so that a
@@ -78,6 +80,9 @@ class LabelDistribution(abc.ABC):
 
     index: HierarchyIndex | None
     """Of the hierarchy that marginals are coherent with, None where there is none."""
+
+    marginal_error: float = 0.0
+    """The largest standard error of a marginal probability; 0 where marginals are computed and not estimated."""
 
     @property
     @abc.abstractmethod
