@@ -81,7 +81,8 @@ def train_baseline(name: str, config: ConfigDict, folder: str | Path, sources: S
     trained = time.time()
 
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset.label_space, hierarchy)
+    frequencies = dataset.train.labels.frequencies(dataset.label_space.num_labels)
+    workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
     metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
     stored = config.evaluate.predictions
     scored = score_records(baseline, dataset, "validation")

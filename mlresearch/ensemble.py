@@ -1,6 +1,7 @@
 """Several trained runs as one: the mean of their distributions, evaluated where they were trained."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -19,16 +20,17 @@ from mlresearch.data.pipeline import Batch
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, write_evaluations
 from mlresearch.files import write_json
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first, sum_label_loss
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first
 from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.heads.mixture import Mixture
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
+from mlresearch.losses import Examples
 from mlresearch.predict import Run
 from mlresearch.propagation import settle
 from mlresearch.pytree import pytree_dataclass
-from mlresearch.step import Numbers, Scored, make_loss, multi_hot
+from mlresearch.step import Numbers, Scored, multi_hot
 
 
 @pytree_dataclass
@@ -50,8 +52,8 @@ class MeanMarginals(LabelDistribution):
         return mean if self.index is None else labels_first(settle(labels_first(mean), self.index))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Return the sum of `label_loss` over known labels."""
-        return sum_label_loss(label_loss, self.logits, labels)
+        """Return `label_loss` on the marginals."""
+        return label_loss(self.logits, labels)
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return marginals over ½."""
@@ -119,19 +121,20 @@ def evaluate_ensemble(
     if any(member.record["data"]["fingerprint"] != dataset.fingerprint for member in members):
         raise UserError(f"members of the ensemble in {folder} were trained on other data than today's: train them anew")
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset.label_space, dataset.hierarchy)
     num_labels = dataset.label_space.num_labels
+    frequencies = dataset.train.labels.frequencies(num_labels)
+    workdir.write_labels(folder, dataset.label_space, frequencies, dataset.hierarchy)
     splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
     metric, grid = config.evaluate.threshold_metric, tuple(config.evaluate.threshold_grid)
     stored = config.evaluate.predictions
 
-    before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
+    before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders])
     scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
     [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, metric, grid, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
-    ensemble = Ensemble(members, config)
+    ensemble = Ensemble(members)
     scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
     [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
     assert test is not None
@@ -160,7 +163,7 @@ def evaluate_ensemble(
 class Ensemble:
     """What scores a batch by the ensemble of members, as one run."""
 
-    def __init__(self, members: Sequence[Run], config: ConfigDict) -> None:
+    def __init__(self, members: Sequence[Run]) -> None:
         first = members[0]
         states = [(member.params, member.numbers) for member in members]
         params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -185,7 +188,9 @@ class Ensemble:
         ) -> Scored:
             dist = distribution(params, numbers, structure, index, batch)
             labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-            scored = Scored.of(dist, labels, make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers)))
+            own = jax.tree.map(lambda leaf: leaf[0], (params, numbers.rates))  # members have one loss
+            model = nnx.merge(first.graphdef, *own, structure)
+            scored = Scored.of(dist, labels, functools.partial(model.loss, examples=Examples(batch.mask)))
             return jax.tree.map(lambda leaf: leaf[None], scored)
 
         self._distribution, self._score = distribution, score

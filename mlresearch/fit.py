@@ -66,7 +66,7 @@ class Program:
         self.parallel = parallel
         self.structure = parallel.replicate(structure)
         self._eval_steps = {
-            modes: parallel.compile_eval(make_eval_step(config, graphdef, num_labels, modes=modes))
+            modes: parallel.compile_eval(make_eval_step(graphdef, num_labels, parallel.axis_name, modes=modes))
             for modes in (True, False)
         }
 

@@ -1,4 +1,4 @@
-"""A model: encoder → decoder → head, chosen by name."""
+"""A model: encoder → decoder → head, and the loss that it is trained by, chosen by name."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,11 +13,11 @@ from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.label_space import LabelSets
+from mlresearch.label_space import Frequencies, LabelSets
 
 
 class Model(nnx.Module):
-    """Inputs to a distribution over label sets.
+    """Inputs to a distribution over label sets, and `loss`, the label-wise loss that heads are given.
 
     config: resolved. hierarchy: None where labels are flat. A combination that cannot work is a `UserError`.
     """
@@ -34,6 +34,7 @@ class Model(nnx.Module):
         make_encoder = part_class("encoder", config.encoder.name)
         make_decoder = part_class("decoder", config.decoder.name)
         make_head = part_class("head", config.head.name)
+        make_loss = part_class("loss", config.loss.name)
         encoder_options = config.encoder[config.encoder.name]
         head_options = config.head[config.head.name]
         decoder_options = config.decoder[config.decoder.name]
@@ -54,6 +55,7 @@ class Model(nnx.Module):
             **precision,
             rngs=rngs,
         )
+        self.loss = make_loss(hierarchy, num_labels, **config.loss[config.loss.name])
 
         self.sparse = getattr(self.head, "sparse", False)
         if self.sparse and not hasattr(self.decoder, "of_labels"):
@@ -81,17 +83,21 @@ def create_model(
     num_labels: int,
     hierarchy: LabelHierarchy | None,
     label_sets: Mapping[str, LabelSets] = MappingProxyType({}),
+    frequencies: Frequencies | None = None,
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
-    """Return a new model: its definition, parameters, dropout rates and structure (what it knows of the hierarchy).
+    """Return a new model: its definition, parameters, `Hyperparameter`s and `Structure`.
 
     label_sets: by split, what its loss is to be computed on; soft or unknown labels that the head cannot take are a
     `UserError`. With ``config.model.prior`` the scores begin with those of the training split's frequencies.
+    frequencies: of the training split's labels, for a loss that asks for them.
     """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
     if model.sparse:
         model.head.expect(label_sets.values())
     if config.model.prior and label_sets:
         model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
+    if frequencies is not None and hasattr(model.loss, "begin_with"):
+        model.loss.begin_with(frequencies)
     for labels in label_sets.values():
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

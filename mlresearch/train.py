@@ -126,7 +126,8 @@ def _train(
     # Model
     spec = preprocessing.spec
     label_sets = {name: split.labels for name, split in splits.items()}
-    models = [create_model(own, spec, num_labels, hierarchy, label_sets) for own in configs]
+    frequencies = splits["train"].labels.frequencies(num_labels)
+    models = [create_model(own, spec, num_labels, hierarchy, label_sets, frequencies) for own in configs]
     graphdef, _, _, structure = models[0]
     assert all(own == graphdef for own, *_ in models), "configs that can share a program make one model"
     program = Program(config, graphdef, structure, num_labels, parallel)
@@ -164,7 +165,7 @@ def _train(
     with contextlib.ExitStack() as held:
         for folder, record in zip(folders, records, strict=True):
             held.enter_context(workdir.hold(folder))
-            workdir.write_labels(folder, dataset.label_space, hierarchy)
+            workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
             workdir.write_preprocessing(folder, preprocessing)
             write_json(folder / "run.json", record)
         try:

@@ -23,7 +23,7 @@ from mlresearch.errors import UserError
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import Preprocessing
-from mlresearch.label_space import LabelSpace
+from mlresearch.label_space import Frequencies, LabelSpace
 
 REFIT = "refit_"
 """What the names of a refit's checkpoints and log begin with."""
@@ -173,11 +173,20 @@ def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Prepr
     return Preprocessing(tokenizer, columns, max_length)
 
 
-def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarchy | None) -> None:
-    """Write ``labels.txt`` (name and description) and, for a hierarchy, ``parents.txt`` (child and parent), by tabs."""
+def write_labels(
+    workdir: Path, label_space: LabelSpace, frequencies: Frequencies, hierarchy: LabelHierarchy | None
+) -> None:
+    """Write ``labels.txt`` and, for a hierarchy, ``parents.txt`` (child and parent), by tabs.
+
+    A line of ``labels.txt`` is a name, a description, in how many training examples the label is on, and in how many it
+    is known; the first of these numbers is a fraction where soft labels make it one.
+    """
+    rows = zip(
+        label_space.names, label_space.descriptions, frequencies.on.tolist(), frequencies.known.tolist(), strict=True
+    )
     lines = [
-        f"{name}\t{' '.join(description.split())}\n"
-        for name, description in zip(label_space.names, label_space.descriptions, strict=True)
+        f"{name}\t{' '.join(description.split())}\t{int(on) if on.is_integer() else repr(on)}\t{known}\n"
+        for name, description, on, known in rows
     ]
     write_bytes(workdir / "labels.txt", "".join(lines).encode())
     if hierarchy is not None:
@@ -187,20 +196,28 @@ def write_labels(workdir: Path, label_space: LabelSpace, hierarchy: LabelHierarc
         write_bytes(workdir / "parents.txt", text.encode())
 
 
-def read_labels(workdir: Path) -> tuple[LabelSpace, LabelHierarchy | None]:
+def read_labels(workdir: Path) -> tuple[LabelSpace, Frequencies, LabelHierarchy | None]:
     """Return what `write_labels` wrote."""
     try:
-        rows = [line.split("\t") for line in (workdir / "labels.txt").read_text().split("\n")[:-1]]
+        lines = (workdir / "labels.txt").read_text().split("\n")[:-1]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run: there is no labels.txt in it") from None
-    bad = [number for number, row in enumerate(rows, 1) if len(row) != 2]
-    if bad or not rows:
-        raise UserError(f"{workdir / 'labels.txt'} is damaged: line {[*bad, 1][0]} is not a name, a tab, a description")
-    names, descriptions = zip(*rows, strict=True)
+    rows = []
+    for number, line in enumerate(lines or [""], 1):
+        try:
+            name, description, on, known = line.split("\t")
+            rows.append((name, description, float(on), int(known)))
+        except ValueError:
+            raise UserError(
+                f"{workdir / 'labels.txt'} is damaged: line {number} is not a name, a description, and in how many "
+                "training examples the label is on and known, by tabs"
+            ) from None
+    names, descriptions, num_on, num_known = zip(*rows, strict=True)
     label_space = LabelSpace(names, descriptions)
+    frequencies = Frequencies(np.array(num_on, np.float64), np.array(num_known, np.int64))
     path = workdir / "parents.txt"
     if not path.exists():
-        return label_space, None
+        return label_space, frequencies, None
     pairs = [line.split("\t") for line in path.read_text().split("\n")[:-1]]
     edges = np.array([[label_space.id(name) for name in pair] for pair in pairs], np.int32)
-    return label_space, LabelHierarchy.from_edges(names, edges)
+    return label_space, frequencies, LabelHierarchy.from_edges(names, edges)
