@@ -1,12 +1,13 @@
 """Asymmetric loss: focal loss with a power of its own for either side, and labels surely off left out."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from mlresearch.heads import Labels, Logits
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.logspace import log1mexp, log_sigmoids
+from mlresearch.logspace import log_sigmoids
 from mlresearch.losses import Examples, both_sides, check, number
 
 
@@ -45,13 +46,14 @@ class Loss(nnx.Module):
         sides = both_sides(logits, labels)
         options = (self.gamma_positive, self.gamma_negative, self.shift)
         gamma_positive, gamma_negative, shift = (option[...].astype(sides.on.dtype) for option in options)
-        log_shift = jnp.log(shift)
         log_hit, log_miss = log_sigmoids(sides.on_logits)
         log_alarm, log_rest = log_sigmoids(sides.off_logits)
         on = sides.on * jnp.exp(gamma_positive * log_miss) * log_hit
-        # log q = log p + log(1 − m/p), and 1 − q = (1 − p) + m. A harmless ratio stands where p ≤ m.
-        counts = log_alarm > log_shift
-        log_shifted = log_alarm + log1mexp(jnp.where(counts, log_shift - log_alarm, -1.0))
-        log_spared = jnp.minimum(jnp.logaddexp(log_rest, log_shift), 0.0)
-        off = sides.off * jnp.where(counts, jnp.exp(gamma_negative * log_shifted) * log_spared, 0.0)
+        # Without a shift log q and log(1 − q) are known, however near p is to 0 or 1; else 1 − q is at least the shift.
+        shifted = shift > 0
+        excess = jax.nn.sigmoid(sides.off_logits) - shift
+        log_q = jnp.where(shifted, jnp.log(jnp.where(excess > 0, excess, 1.0)), log_alarm)
+        spared = jax.nn.sigmoid(-sides.off_logits) + jnp.where(shifted, shift, 1.0)
+        log_spared = jnp.where(shifted, jnp.log(spared), log_rest)
+        off = sides.off * jnp.where(excess > 0, jnp.exp(gamma_negative * log_q) * log_spared, 0.0)
         return -(on + off).sum(-1)
