@@ -32,7 +32,7 @@ MAY_CHANGE = (
 )
 """Settings, by how their keys begin, that do not change what one run computes: they may differ when it goes on."""
 
-MAY_DIFFER = "only in their seeds, the optimizer's numbers, dropout rates and weights of the loss"
+MAY_DIFFER = "only in their seeds, the optimizer's numbers, dropout rates and fractions among options of the loss"
 """In which settings runs of one program may differ, in words."""
 
 PARTS = ("encoder", "decoder", "head", "loss")
@@ -357,7 +357,7 @@ def _may_differ(key: str, value: Any) -> bool:
 def together(config: ConfigDict) -> dict[str, Any]:
     """Return all that runs of one program have in common, by dotted key: resolved configs with equal ones can share it.
 
-    They may differ in the seed and in numbers of the computation: of the optimizer, dropout rates, weights of the loss.
+    They may differ in the seed and in numbers of the computation: of the optimizer, of the loss, dropout rates.
     Numbers that switch a part off at 0 must all be 0 or none.
     """
 

@@ -1,6 +1,7 @@
 """Several trained runs as one: the mean of their distributions, evaluated where they were trained."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -20,16 +21,17 @@ from mlresearch.decisions import Rules
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, write_evaluations
 from mlresearch.files import write_json
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first, sum_label_loss
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, labels_first
 from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.heads.mixture import Mixture
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
+from mlresearch.losses import Examples
 from mlresearch.predict import Run
 from mlresearch.propagation import settle
 from mlresearch.pytree import pytree_dataclass
-from mlresearch.step import Numbers, Scored, make_loss, multi_hot
+from mlresearch.step import Numbers, Scored, multi_hot
 
 
 @pytree_dataclass
@@ -51,8 +53,8 @@ class MeanMarginals(LabelDistribution):
         return mean if self.index is None else labels_first(settle(labels_first(mean), self.index))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Return the sum of `label_loss` over known labels."""
-        return sum_label_loss(label_loss, self.logits, labels)
+        """Return `label_loss` on the marginals."""
+        return label_loss(self.logits, labels)
 
     def take(self, rows: Int[Array, "rows"]) -> "MeanMarginals":
         """Return the distributions of some examples of the batch."""
@@ -124,19 +126,20 @@ def evaluate_ensemble(
     if any(member.record["data"]["fingerprint"] != dataset.fingerprint for member in members):
         raise UserError(f"members of the ensemble in {folder} were trained on other data than today's: train them anew")
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset)
     num_labels = dataset.label_space.num_labels
+    frequencies = dataset.train.labels.frequencies(num_labels)
+    workdir.write_labels(folder, dataset.label_space, frequencies, dataset.hierarchy)
     splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
     batches = make_batches(config, splits, num_labels)
     rules = Rules.of(config)
     stored = config.evaluate.predictions
 
-    before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders], config)
+    before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders])
     scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
     [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
-    ensemble = Ensemble(members, config)
+    ensemble = Ensemble(members)
     scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
     [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
     assert test is not None
@@ -165,7 +168,7 @@ def evaluate_ensemble(
 class Ensemble:
     """What scores a batch by the ensemble of members, as one run."""
 
-    def __init__(self, members: Sequence[Run], config: ConfigDict) -> None:
+    def __init__(self, members: Sequence[Run]) -> None:
         first = members[0]
         states = [(member.params, member.numbers) for member in members]
         params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -174,7 +177,7 @@ class Ensemble:
         if first.hierarchy is not None and head.coherent:
             index = index_hierarchy(first.hierarchy, closure=False)
         self._state = (params, numbers, first.structure, index)
-        num_labels = first.label_space.num_labels
+        num_labels, choosers = first.label_space.num_labels, Rules.of(first.config).choosers
 
         def distribution(
             params: PyTree, numbers: Numbers, structure: PyTree, index: HierarchyIndex | None, batch: Batch
@@ -190,8 +193,10 @@ class Ensemble:
         ) -> Scored:
             dist = distribution(params, numbers, structure, index, batch)
             labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-            label_loss = make_loss(config, jax.tree.map(lambda leaf: leaf[0], numbers))
-            scored = Scored.of(dist, labels, label_loss, Rules.of(config).choosers)
+            own = jax.tree.map(lambda leaf: leaf[0], (params, numbers.rates))  # members have one loss
+            loss = nnx.merge(first.graphdef, *own, structure).loss
+            label_loss = functools.partial(loss, examples=Examples(batch.mask))
+            scored = Scored.of(dist, labels, label_loss, choosers)
             return jax.tree.map(lambda leaf: leaf[None], scored)
 
         self._distribution, self._score = distribution, score

@@ -192,21 +192,26 @@ def evaluate_validation(
     ]
 
 
+PREDICTED_SHARE = "predicted.share"
+"""The place, among what is watched, of the share of known cells that are predicted on: 0 if none is, 1 if all are."""
+
+
 def validation_metrics(
     scored: ScoredSplit, runs: int, group: str, hierarchy: LabelHierarchy | None
 ) -> list[dict[str, float | None] | None]:
     """Return what is watched while runs train: the metrics of one group, ``mode``, ``half``, ``ranking``, ``loss``.
 
-    By their places within the split, ``mode.micro_f1``; the loss is among them whatever the group. None for a run that
-    has diverged.
+    By their places within the split, ``mode.micro_f1``; the loss and `PREDICTED_SHARE` are among them whatever the
+    group, the share that of ``half`` where the group has no predictions. None for a run that has diverged.
     """
     unfitted: dict[str, Decision] = {"mode": Mode(), "half": Half()}
-    watched = {name: decision for name, decision in unfitted.items() if name == group}
-    found = evaluate(scored, [watched] * runs, hierarchy, ranking=group == "ranking")
+    name = group if group in unfitted else "half"
+    found = evaluate(scored, [{name: unfitted[name]}] * runs, hierarchy, ranking=group == "ranking")
     return [
         None
         if each is None
-        else {f"{group}.{name}": value for name, value in each.metrics()[group].items()} | {"loss.mean": each.loss}
+        else {f"{group}.{metric}": value for metric, value in each.metrics()[group].items()}
+        | {"loss.mean": each.loss, PREDICTED_SHARE: each.decisions[name].predicted_share}
         for each in found
     ]
 

@@ -22,6 +22,7 @@ from mlresearch.data.pipeline import Batch, Batches, Feed
 from mlresearch.decisions import Rules
 from mlresearch.definitions import direction
 from mlresearch.errors import UserError
+from mlresearch.evaluate import PREDICTED_SHARE
 from mlresearch.events import Events
 from mlresearch.files import write_bytes
 from mlresearch.parallel import Parallel
@@ -76,7 +77,7 @@ class Program:
         choosers = Rules.of(self.config).choosers
         chosen = {name: choosers[name] for name in (choosers if sets is None else sets)}
         if tuple(chosen) not in self._eval_steps:
-            step = make_eval_step(self.config, self.graphdef, self.num_labels, chosen)
+            step = make_eval_step(self.graphdef, self.num_labels, self.parallel.axis_name, chosen)
             self._eval_steps[tuple(chosen)] = self.parallel.compile_eval(step)
         step = self._eval_steps[tuple(chosen)]
         return lambda batch: self.parallel.gather(step(params, numbers, self.structure, self.parallel.put_batch(batch)))
@@ -84,11 +85,15 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What came of the steps: the state of all runs, on the devices; the step they went on from; seconds a run."""
+    """What came of the steps: the state of all runs, on the devices; the step they went on from; of each run seconds.
+
+    collapses: of each run, what there is to say of predictions that were all alike; None where they never were.
+    """
 
     state: TrainState
     resumed_at: int
     seconds: list[float]
+    collapses: list[str | None]
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -229,10 +234,13 @@ def fit(
                 meter.flush()
                 sets = ["mode"] if watched_group(config) == "mode" else []
                 reports = validate(program.scorer(state.shown_params, state.numbers, sets))
-                for log, report, step in zip(logs, reports, reached, strict=True):
+                for folder, log, report, step in zip(folders, logs, reports, reached, strict=True):
                     if step == at:
                         known = {place: value for place, value in report.items() if value is not None}
+                        collapsed = log.collapse is not None
                         log.write({"step": at, "epoch": at / batches.steps_per_epoch, "validation": known})
+                        if log.collapse is not None and not collapsed:
+                            bar.say(f"{folder}: {log.collapse}")
                 if config.train.select:
                     values = _values(reports, config.train.select)
                     patience = config.train.patience * interval or np.iinfo(np.int32).max
@@ -246,7 +254,7 @@ def fit(
             if stopping:
                 raise Stopped
         save()
-        return Fitted(state, first, seconds())
+        return Fitted(state, first, seconds(), [log.collapse for log in logs])
 
 
 def _values(reports: Sequence[dict[str, float | None]], place: str) -> Float[Array, "runs"]:
@@ -330,6 +338,9 @@ class MetricsLog:
 
     A line has ``step`` and ``epoch``, and either ``train_loss`` and ``gradient_norm``, means since the line before, or
     ``validation``: metrics by their places. TensorBoard's file says the same, and is made anew where the log goes on.
+
+    collapse: a sentence on the first validation, among lines that are kept too, at which no label of any example was
+    predicted, or all were.
     """
 
     def __init__(self, path: Path, first: int) -> None:
@@ -338,8 +349,9 @@ class MetricsLog:
         write_bytes(path, "".join(kept).encode())
         self._file = path.open("a")
         self._events = Events(path.parent, path.stem)
+        self.collapse: str | None = None
         for line in kept:
-            self._events.write(json.loads(line))
+            self._note(json.loads(line))
 
     @staticmethod
     def _step(line: str) -> int | float:
@@ -353,7 +365,15 @@ class MetricsLog:
         """Append a line, on disk at once."""
         self._file.write(json.dumps(values, allow_nan=False) + "\n")
         self._file.flush()
+        self._note(values)
+
+    def _note(self, values: dict[str, Any]) -> None:
         self._events.write(values)
+        share = values.get("validation", {}).get(PREDICTED_SHARE)
+        if self.collapse is None and share in (0, 1):
+            self.collapse = f"after epoch {values['epoch']:.4g} every prediction on validation was " + (
+                "empty: no label was on" if share == 0 else "full: all labels were on"
+            )
 
     def close(self) -> None:
         """Close the files."""

@@ -8,10 +8,11 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.sparse
+from jaxtyping import Float64, Int64
 
 from mlresearch.errors import UserError, quote, suggest
 
@@ -54,6 +55,13 @@ class LabelSpace:
             return self.index[name]
         except KeyError:
             raise UserError(f"unknown label {name!r}{suggest(name, self.names)}") from None
+
+
+class Frequencies(NamedTuple):
+    """In how many examples each label is on, where a probability counts as that share of one, and in how many known."""
+
+    on: Float64[np.ndarray, "labels"]
+    known: Int64[np.ndarray, "labels"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,6 +170,13 @@ class LabelSets:
     def counts(self, num_labels: int) -> np.ndarray:
         """Examples in which each label is on, int64 [labels]."""
         return np.bincount(self.ids[self.on], minlength=num_labels)
+
+    def frequencies(self, num_labels: int) -> Frequencies:
+        """Return how often each label is on and how often it is known."""
+        values = np.ones(len(self.ids)) if self.values is None else self.values
+        unknown = np.isnan(values)
+        on = np.bincount(self.ids, np.where(unknown, 0.0, values), minlength=num_labels)
+        return Frequencies(on, len(self) - np.bincount(self.ids[unknown], minlength=num_labels))
 
     def multi_hot(self, num_labels: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Boolean [examples, labels] matrix of the labels that are `on`, of all examples or of `rows`."""

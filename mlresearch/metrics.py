@@ -149,6 +149,11 @@ class LabelCounts:
         """Return the state of both states' examples together."""
         return jax.tree.map(lambda left, right: left + right, self, other)
 
+    @property
+    def predicted_share(self) -> float:
+        """The share of known cells that are predicted on."""
+        return float((self.tp + self.fp).sum() / self.known.sum())
+
     def to_host(self) -> "LabelCounts":
         """Return the state in NumPy's int64 and float64, with leading axes added up.
 

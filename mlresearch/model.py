@@ -1,10 +1,9 @@
-"""A model: encoder → decoder → head, chosen by name."""
+"""A model: encoder → decoder → head, and the loss that it is trained by, chosen by name."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
@@ -15,11 +14,11 @@ from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.label_space import LabelSets
+from mlresearch.label_space import Frequencies, LabelSets
 
 
 class Model(nnx.Module):
-    """Inputs to a distribution over label sets.
+    """Inputs to a distribution over label sets, and `loss`, the label-wise loss that heads are given.
 
     config: resolved. hierarchy: None where labels are flat. A combination that cannot work is a `UserError`.
     """
@@ -37,6 +36,7 @@ class Model(nnx.Module):
         make_decoder = part_class("decoder", config.decoder.name)
         make_head = part_class("head", config.head.name)
         _refuse_unpaired(config, make_decoder, make_head)
+        make_loss = part_class("loss", config.loss.name)
         encoder_options = config.encoder[config.encoder.name]
         head_options = config.head[config.head.name]
         decoder_options = config.decoder[config.decoder.name]
@@ -57,6 +57,7 @@ class Model(nnx.Module):
             **precision,
             rngs=rngs,
         )
+        self.loss = make_loss(hierarchy, num_labels, **config.loss[config.loss.name])
 
         self.sparse = getattr(self.head, "sparse", False)
         if self.sparse and not hasattr(self.decoder, "of_labels"):
@@ -100,21 +101,23 @@ def create_model(
     num_labels: int,
     hierarchy: LabelHierarchy | None,
     label_sets: Mapping[str, LabelSets] = MappingProxyType({}),
-    label_counts: Int[np.ndarray, "labels"] | None = None,
+    frequencies: Frequencies | None = None,
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
-    """Return a new model: its definition, parameters, dropout rates and structure (what it knows of the hierarchy).
+    """Return a new model: its definition, parameters, `Hyperparameter`s and `Structure`.
 
     label_sets: by split, what its loss is to be computed on; soft or unknown labels that the head cannot take are a
     `UserError`. With ``config.model.prior`` the scores begin with those of the training split's frequencies.
-    label_counts: in how many training examples each label is on, for heads that order labels by it.
+    frequencies: of the training split's labels, for a head or a loss that asks for them.
     """
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
     if model.sparse:
         model.head.expect(label_sets.values())
-    if label_counts is not None and hasattr(model.head, "order_by"):
-        model.head.order_by(label_counts)
+    if frequencies is not None and hasattr(model.head, "order_by"):
+        model.head.order_by(frequencies)
     if config.model.prior and label_sets:
         model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
+    if frequencies is not None and hasattr(model.loss, "begin_with"):
+        model.loss.begin_with(frequencies)
     for labels in label_sets.values():
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

@@ -57,13 +57,13 @@ class Run:
             raise UserError(
                 f"{self.folder}: the run is {self.record['status']}; train it to its end with the same command"
             )
-        self.label_space, self.hierarchy, label_counts = workdir.read_labels(self.folder)
+        self.label_space, frequencies, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
         self.graphdef, params, rates, self.structure = create_model(
-            self.config, spec, num_labels, self.hierarchy, label_counts=label_counts
+            self.config, spec, num_labels, self.hierarchy, frequencies=frequencies
         )
         train, num_steps = self.config.train, self.record["num_steps"]
         refit = refit and train.refit

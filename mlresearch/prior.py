@@ -12,7 +12,7 @@ from mlresearch.label_space import LabelSets
 
 def log_odds_of(labels: LabelSets, num_labels: int) -> Float64[np.ndarray, "labels"]:
     """Return the log-odds of each label among the examples in which it is known."""
-    return _log_odds(labels.counts(num_labels), _num_known(labels, num_labels))
+    return _log_odds(labels.counts(num_labels), labels.frequencies(num_labels).known)
 
 
 def log_odds_given_parents(
@@ -23,7 +23,7 @@ def log_odds_given_parents(
     children, parents: the hierarchy's edges.
     """
     num_on = labels.counts(num_labels)
-    num_unknown = len(labels) - _num_known(labels, num_labels)
+    num_unknown = len(labels) - labels.frequencies(num_labels).known
     num_free = _num_free(labels, num_labels, children, parents)
     return _log_odds(num_on, np.maximum(num_free - num_unknown, num_on))
 
@@ -103,9 +103,3 @@ def _num_free(
 
 def _log_odds(num_on: Int[np.ndarray, "labels"], num: Int[np.ndarray, "labels"]) -> Float[np.ndarray, "labels"]:
     return np.log((num_on + 0.5) / (num - num_on + 0.5))
-
-
-def _num_known(labels: LabelSets, num_labels: int) -> Int[np.ndarray, "labels"]:
-    if labels.values is None:
-        return np.full(num_labels, len(labels))
-    return len(labels) - np.bincount(labels.ids[np.isnan(labels.values)], minlength=num_labels)

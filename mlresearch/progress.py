@@ -49,6 +49,13 @@ class Bar:
             print(f"{self._description}: {at}/{self._total}, {left:.0f} s left", file=sys.stderr, flush=True)
             self._said = now
 
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._progress is not None:

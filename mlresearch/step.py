@@ -13,10 +13,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 from ml_collections import ConfigDict
 
-from mlresearch.config import part_class
 from mlresearch.data.pipeline import ArrayLike, Batch
 from mlresearch.decisions import Chooser
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels
+from mlresearch.losses import Examples
 from mlresearch.optim import NUMBERS, make_optimizer
 from mlresearch.pytree import pytree_dataclass
 
@@ -33,11 +33,11 @@ Below it, moments stay finite, and no update is NaN.
 class Numbers:
     """The hyperparameters that are numbers of the computation: runs in one program may differ in them.
 
-    optim: `optim.NUMBERS`; loss: the loss's options that are fractions; rates: the model's dropout rates.
+    optim: `optim.NUMBERS`; rates: the model's `Hyperparameter`s, dropout rates and the loss's options that are
+    fractions.
     """
 
     optim: dict[str, Float[Array, "*runs"]]
-    loss: dict[str, Float[Array, "*runs"]]
     rates: PyTree
 
 
@@ -112,12 +112,7 @@ class Scored:
 
 def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
     """Return the state of one run before the first of `num_steps` steps; `select`: validation is to choose."""
-    loss = config.loss[config.loss.name]
-    numbers = Numbers(
-        {name: jnp.asarray(config.optim[name], float) for name in NUMBERS},
-        {name: jnp.asarray(value, float) for name, value in loss.items() if isinstance(value, float)},
-        rates,
-    )
+    numbers = Numbers({name: jnp.asarray(config.optim[name], float) for name in NUMBERS}, rates)
     return TrainState(
         params,
         make_optimizer(config.optim, num_steps).init(params),
@@ -129,11 +124,6 @@ def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int
         average=jax.tree.map(jnp.copy, params) if config.optim.average else None,
         best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf)) if select else None,
     )
-
-
-def make_loss(config: ConfigDict, numbers: Numbers) -> LabelLoss:
-    """Return the label-wise loss of a config, with the numbers of one run."""
-    return part_class("loss", config.loss.name)(**{**config.loss[config.loss.name], **numbers.loss})
 
 
 def multi_hot(
@@ -185,7 +175,8 @@ def make_train_step(
                 loss = model.sparse_loss(batch.inputs, jnp.asarray(batch.label_ids), keys)
             else:
                 labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
-                loss = model(batch.inputs, keys).loss(labels, make_loss(config, state.numbers))
+                label_loss = functools.partial(model.loss, examples=Examples(batch.mask, axis_name))
+                loss = model(batch.inputs, keys).loss(labels, label_loss)
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         return jax.value_and_grad(mean_loss)(state.params)
@@ -306,12 +297,12 @@ def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None 
 
 
 def make_eval_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, num_labels: int, sets: Mapping[str, Chooser]
+    graphdef: nnx.GraphDef, num_labels: int, axis_name: str | None, sets: Mapping[str, Chooser]
 ) -> Callable[[PyTree, Numbers, PyTree, Batch], Scored]:
     """Return the step that scores a batch by several runs, without dropout: ``(params, numbers, structure, batch)``.
 
     params and numbers have a leading axis of runs, and so has what they say of the batch. sets: what chooses the
-    label sets that are among that.
+    label sets that are among that. With `axis_name` it sees one device's part of the batch.
     """
 
     def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
@@ -319,8 +310,9 @@ def make_eval_step(
 
         def one_run(run: tuple[PyTree, Numbers]) -> Scored:
             params, numbers = run
-            dist = nnx.merge(graphdef, params, numbers.rates, structure)(batch.inputs, None)
-            return Scored.of(dist, labels, make_loss(config, numbers), sets)
+            model = nnx.merge(graphdef, params, numbers.rates, structure)
+            label_loss = functools.partial(model.loss, examples=Examples(batch.mask, axis_name))
+            return Scored.of(model(batch.inputs, None), labels, label_loss, sets)
 
         return over_runs(one_run, (params, numbers))
 

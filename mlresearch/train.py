@@ -126,8 +126,8 @@ def _train(
     # Model
     spec = preprocessing.spec
     label_sets = {name: split.labels for name, split in splits.items()}
-    label_counts = dataset.train.labels.counts(num_labels)
-    models = [create_model(own, spec, num_labels, hierarchy, label_sets, label_counts) for own in configs]
+    frequencies = splits["train"].labels.frequencies(num_labels)
+    models = [create_model(own, spec, num_labels, hierarchy, label_sets, frequencies) for own in configs]
     graphdef, _, _, structure = models[0]
     assert all(own == graphdef for own, *_ in models), "configs that can share a program make one model"
     program = Program(config, graphdef, structure, num_labels, parallel)
@@ -165,7 +165,7 @@ def _train(
     with contextlib.ExitStack() as held:
         for folder, record in zip(folders, records, strict=True):
             held.enter_context(workdir.hold(folder))
-            workdir.write_labels(folder, dataset)
+            workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
             workdir.write_preprocessing(folder, preprocessing)
             write_json(folder / "run.json", record)
         try:
@@ -180,6 +180,7 @@ def _train(
             validate = watch if config.evaluate.every_epochs else None
             fitted = fit(program, state, batches["train"], num_steps, folders, identity, stop, name, validate=validate)
             errors = _failures(program, fitted.state, batches["train"], dataset, folders, records)
+            collapses = fitted.collapses
             for number, record in enumerate(records):
                 record["resumed_at"] = fitted.resumed_at or None
                 record["seconds"] = {"train": fitted.seconds[number]}
@@ -247,7 +248,8 @@ def _train(
             assert on_validation is not None
             assert on_test is not None
             metrics = write_evaluations(folder, chosen, {"validation": on_validation[0], "test": on_test})
-            record |= {"status": "finished", "remarks": _remarks(dataset, splits, chosen), "metrics": metrics}
+            remarks = _remarks(dataset, splits, chosen, collapses[number])
+            record |= {"status": "finished", "remarks": remarks, "metrics": metrics}
             with contextlib.closing(Events(folder, "result")) as events:
                 events.write_result(settings_identity(configs[number]), metrics)
             record["seconds"]["evaluate"] = evaluated / len(records) + time.time() - began
@@ -311,8 +313,10 @@ def _diverged(found: Sequence[Any], folders: Sequence[Path]) -> dict[int, str]:
     }
 
 
-def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[str, Decision]) -> list[str]:
-    """Return what a reader of the results must know, a sentence each."""
+def _remarks(
+    dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[str, Decision], collapse: str | None
+) -> list[str]:
+    """Return what a reader of the results must know, a sentence each; collapse: one of them, of a run that has one."""
     shares = {name: split.num_truncated_tokens / max(split.num_tokens, 1) for name, split in splits.items()}
     cut = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
     remarks = [f"share of tokens cut off by config.text.max_length: {cut}"] if any(shares.values()) else []
@@ -325,7 +329,7 @@ def _remarks(dataset: Dataset, splits: dict[str, EncodedSplit], decisions: dict[
             f"the best threshold for {threshold.metric}, {threshold.threshold}, stands at the edge of its grid: "
             "widen config.evaluate.threshold_grid"
         )
-    return remarks
+    return remarks if collapse is None else [*remarks, collapse]
 
 
 def _explain(batch: Batch, losses: np.ndarray, dataset: Dataset, model: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from mlresearch.config import differences, to_dict
@@ -24,7 +23,7 @@ from mlresearch.errors import UserError
 from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import Preprocessing
-from mlresearch.label_space import LabelSpace
+from mlresearch.label_space import Frequencies, LabelSpace
 
 REFIT = "refit_"
 """What the names of a refit's checkpoints and log begin with."""
@@ -136,7 +135,7 @@ def refuse_changed(workdir: Path, record: Mapping[str, Any], dataset: Dataset) -
 def read_decisions(workdir: Path) -> dict[str, Decision]:
     """Return the decisions that the run has fitted, by name; a folder without them is a `UserError`."""
     stored = _read_json(workdir, "decisions.json", "mode", "half")
-    hierarchy = read_labels(workdir)[1] if (workdir / "parents.txt").exists() else None
+    hierarchy = read_labels(workdir)[2] if (workdir / "parents.txt").exists() else None
     return {name: decision_from_json(stored[name], hierarchy) for name in stored}
 
 
@@ -175,16 +174,20 @@ def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Prepr
     return Preprocessing(tokenizer, columns, max_length)
 
 
-def write_labels(workdir: Path, dataset: Dataset) -> None:
+def write_labels(
+    workdir: Path, label_space: LabelSpace, frequencies: Frequencies, hierarchy: LabelHierarchy | None
+) -> None:
     """Write ``labels.txt`` and, for a hierarchy, ``parents.txt`` (child and parent), by tabs.
 
-    A label's line has its name, its description, and in how many training examples it is on.
+    A line of ``labels.txt`` is a name, a description, in how many training examples the label is on, and in how many it
+    is known; the first of these numbers is a fraction where soft labels make it one.
     """
-    label_space, hierarchy = dataset.label_space, dataset.hierarchy
-    counts = dataset.train.labels.counts(label_space.num_labels).tolist()
+    rows = zip(
+        label_space.names, label_space.descriptions, frequencies.on.tolist(), frequencies.known.tolist(), strict=True
+    )
     lines = [
-        f"{name}\t{' '.join(description.split())}\t{count}\n"
-        for name, description, count in zip(label_space.names, label_space.descriptions, counts, strict=True)
+        f"{name}\t{' '.join(description.split())}\t{int(on) if on.is_integer() else repr(on)}\t{known}\n"
+        for name, description, on, known in rows
     ]
     write_bytes(workdir / "labels.txt", "".join(lines).encode())
     if hierarchy is not None:
@@ -194,23 +197,28 @@ def write_labels(workdir: Path, dataset: Dataset) -> None:
         write_bytes(workdir / "parents.txt", text.encode())
 
 
-def read_labels(workdir: Path) -> tuple[LabelSpace, LabelHierarchy | None, Int[np.ndarray, "labels"]]:
-    """Return what `write_labels` wrote: labels, hierarchy, and in how many training examples each label is on."""
+def read_labels(workdir: Path) -> tuple[LabelSpace, Frequencies, LabelHierarchy | None]:
+    """Return what `write_labels` wrote."""
     try:
-        rows = [line.split("\t") for line in (workdir / "labels.txt").read_text().split("\n")[:-1]]
+        lines = (workdir / "labels.txt").read_text().split("\n")[:-1]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run: there is no labels.txt in it") from None
-    bad = [number for number, row in enumerate(rows, 1) if len(row) != 3 or not row[2].isdecimal()]
-    if bad or not rows:
-        raise UserError(
-            f"{workdir / 'labels.txt'} is damaged: line {[*bad, 1][0]} is not a name, a description and a count of "
-            "training examples, by tabs"
-        )
-    names, descriptions, numbers = zip(*rows, strict=True)
-    label_space, counts = LabelSpace(names, descriptions), np.array([int(number) for number in numbers])
+    rows = []
+    for number, line in enumerate(lines or [""], 1):
+        try:
+            name, description, on, known = line.split("\t")
+            rows.append((name, description, float(on), int(known)))
+        except ValueError:
+            raise UserError(
+                f"{workdir / 'labels.txt'} is damaged: line {number} is not a name, a description, and in how many "
+                "training examples the label is on and known, by tabs"
+            ) from None
+    names, descriptions, num_on, num_known = zip(*rows, strict=True)
+    label_space = LabelSpace(names, descriptions)
+    frequencies = Frequencies(np.array(num_on, np.float64), np.array(num_known, np.int64))
     path = workdir / "parents.txt"
     if not path.exists():
-        return label_space, None, counts
+        return label_space, frequencies, None
     pairs = [line.split("\t") for line in path.read_text().split("\n")[:-1]]
     edges = np.array([[label_space.id(name) for name in pair] for pair in pairs], np.int32)
-    return label_space, LabelHierarchy.from_edges(names, edges), counts
+    return label_space, frequencies, LabelHierarchy.from_edges(names, edges)

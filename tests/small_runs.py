@@ -12,9 +12,10 @@ from flax import nnx
 import mlresearch
 from mlresearch.config import base_config, part_options
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
+from mlresearch.losses import Examples
 from mlresearch.model import create_model
 from mlresearch.optim import NUMBERS, make_optimizer
-from mlresearch.step import dropout_keys, init_state, make_loss, multi_hot
+from mlresearch.step import dropout_keys, multi_hot
 
 
 def make_config(data_dir):
@@ -92,14 +93,15 @@ def by_hand(config, num_steps, refit=False):
     optimizer = make_optimizer(
         config.optim, num_steps, {name: jnp.asarray(config.optim[name], float) for name in NUMBERS}
     )
-    numbers = init_state(config, params, rates, num_steps, select=False).numbers
 
     @jax.jit
     def step(params, opt_state, batch, at):
         def loss(params):
             keys = dropout_keys(jnp.uint32(config.seed), at, batch.rows)
-            losses = nnx.merge(graphdef, params, rates, structure)(batch.inputs, keys).loss(
-                multi_hot(batch.label_ids, batch.label_values, num_labels), make_loss(config, numbers)
+            model = nnx.merge(graphdef, params, rates, structure)
+            losses = model(batch.inputs, keys).loss(
+                multi_hot(batch.label_ids, batch.label_values, num_labels),
+                lambda logits, labels: model.loss(logits, labels, Examples(batch.mask)),
             )
             return (losses * batch.mask).sum() / batch.mask.sum().astype(losses.dtype)
 

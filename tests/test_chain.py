@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_losses import label_loss
 from small_runs import inputs_of, make_config, on_points
 from test_heads import all_sets, encoded_for, make_head, sizes
 from test_hierarchy import names, random_dag, reach
@@ -21,13 +22,11 @@ from mlresearch.estimate import Estimator
 from mlresearch.heads.chain import Chain, Head
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import index_hierarchy
-from mlresearch.inputs import load_dataset
 from mlresearch.label_order import order_labels
-from mlresearch.label_space import LabelSets
-from mlresearch.losses.binary_cross_entropy import Loss
+from mlresearch.label_space import Frequencies, LabelSets
 from mlresearch.model import create_model
 from mlresearch.train import train
-from mlresearch.workdir import read_labels, write_labels
+from mlresearch.workdir import read_labels
 
 HIDDEN = 3
 
@@ -48,7 +47,7 @@ def make_chain(scores, order="given", hierarchy=None, counts=None, **options):
     given = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     head = Head(hierarchy, num_labels, 4, order=order, **options, **given)
     if counts is not None:
-        head.order_by(counts)
+        head.order_by(Frequencies(counts.astype(float), np.full(num_labels, 9)))
     return head(scores, encoded_for(batch))
 
 
@@ -314,7 +313,7 @@ def test_an_example_is_the_same_in_any_batch():
 
     @jax.jit
     def said(dist, labels):
-        return dist.log_marginals, dist.loss(labels, Loss()), dist.mode()
+        return dist.log_marginals, dist.loss(labels, label_loss()), dist.mode()
 
     labels = jnp.asarray(np.random.default_rng(0).random((7, 40)) < 0.5)
     whole = said(make_chain(scores), labels)
@@ -358,7 +357,7 @@ def test_gradients_equal_finite_differences(order):
 
         @jax.jit
         def total(scores):
-            loss = make_chain(scores, order, hierarchy).loss(labels, Loss())
+            loss = make_chain(scores, order, hierarchy).loss(labels, label_loss())
             return (loss * jnp.array([1.0, -0.5, 2.0])).sum()
 
         gradient = jax.jit(jax.grad(total))(scores)
@@ -390,8 +389,8 @@ def test_extreme_weights_in_bfloat16_are_finite(scale):
     def everything(scores):
         dist = make_chain(scores, num_samples=8)
         labels = jnp.roll(dist.mode(), 1, axis=0)
-        gradient = jax.grad(lambda scores: make_chain(scores).loss(labels, Loss()).sum())(scores)
-        return dist.log_marginals, dist.logits, dist.loss(labels, Loss()), gradient
+        gradient = jax.grad(lambda scores: make_chain(scores).loss(labels, label_loss()).sum())(scores)
+        return dist.log_marginals, dist.logits, dist.loss(labels, label_loss()), gradient
 
     log_marginals, logits, loss, gradient = everything(scores)
     assert log_marginals.dtype == logits.dtype == loss.dtype == jnp.float32
@@ -474,7 +473,7 @@ def test_a_run_from_training_to_prediction(config, order, tmp_path):
     [labels] = run.predict(["an old owl"])
     assert [label.name for label in labels if label.on] == ["animal", "bird", "owl"]
 
-    counts = read_labels(tmp_path / "run")[2]
+    counts = read_labels(tmp_path / "run")[1].on
     head = nnx.merge(run.graphdef, run.params, run.numbers.rates, run.structure).head
     places = np.asarray(head.order.get_value().labels)
     if order == "frequency":
@@ -482,20 +481,6 @@ def test_a_run_from_training_to_prediction(config, order, tmp_path):
         assert not np.array_equal(places, np.arange(9))
     else:
         assert record["metrics"]["test"]["mode"]["violation_rate"] == 0
-
-
-def test_counts_of_examples_are_kept_and_where_they_are_damaged_named(config, tmp_path):
-    dataset = load_dataset(resolve(config))
-    write_labels(tmp_path, dataset)
-    label_space, hierarchy, counts = read_labels(tmp_path)
-    assert label_space.hash == dataset.label_space.hash
-    assert np.array_equal(hierarchy.children, dataset.hierarchy.children)
-    assert np.array_equal(counts, dataset.splits["train"].labels.multi_hot(9).sum(0))
-    sound = (tmp_path / "labels.txt").read_text()
-    for damage in (("plant\tany plant\t", "plant\tany plant\t-"), ("plant\tany", "plant any")):
-        (tmp_path / "labels.txt").write_text(sound.replace(*damage))
-        with pytest.raises(UserError, match="line 2 is not a name, a description and a count of training examples"):
-            read_labels(tmp_path)
 
 
 @pytest.mark.parametrize(

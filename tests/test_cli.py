@@ -128,7 +128,7 @@ MISTAKES = {
     "train --config=C --workdir=W --config.head.nme=x": "no setting config.head.nme; did you mean 'name'?",
     "train --config=C --workdir=W --config.head.name=conditonal": "no head 'conditonal'; did you mean 'conditional'?",
     "train --config=C --workdir=W --config.encoder.name=bog": "no encoder 'bog'; did you mean 'bag'?",
-    "train --config=C --workdir=W --config.loss.name=x": "no loss 'x'; known: binary_cross_entropy",
+    "train --config=C --workdir=W --config.loss.name=x": "no loss 'x'; known: asymmetric, binary_cross_entropy",
     "train --config=C --workdir=W --config.head.conditional.siblings=sme": "is 'sme'; did you mean 'some'?",
     "train --config=C --workdir=W --config.decoder.label_attention.num_layers=2": "decoder.name is 'linear': set",
     "train --config=C --workdir=W --config.data.name=tiny/pats": "'tiny/pats'; did you mean 'tiny/paths'?",

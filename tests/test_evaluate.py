@@ -164,8 +164,11 @@ def test_what_is_watched_is_what_is_reported(group):
     scores, modes, labels, known, losses = made_up()
     split = scored_split(scores, modes, labels, known, losses=losses)
     watched = validation_metrics(split, 2, group, HIERARCHY)
-    for own, (evaluation, _) in zip(watched, evaluate_validation(split, 2, HIERARCHY, Rules()), strict=True):
+    evaluated = evaluate_validation(split, 2, HIERARCHY, Rules())
+    for run, (own, (evaluation, _)) in enumerate(zip(watched, evaluated, strict=True)):
         reported = evaluation.metrics()
+        on = modes[run] if group == "mode" else scores[run] > np.log(0.5)
+        assert own.pop("predicted.share") == on[known].mean()
         assert own == {f"{group}.{name}": value for name, value in reported[group].items()} | {
             "loss.mean": reported["loss"]["mean"]
         }

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_losses import label_loss
 from test_hierarchy import names, random_dag, reach
 
 import mlresearch.heads
@@ -22,7 +23,6 @@ from mlresearch.decoders.causal import CausalScores, Links
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.heads import NotNormalisedError
-from mlresearch.losses.binary_cross_entropy import Loss
 
 DIM, GIVEN = 4, {"param_dtype": jnp.float32}
 HIDDEN = 8  # of causal scores
@@ -190,7 +190,7 @@ def test_extreme_scores_stay_coherent_and_finite(name, options, forest, dtype):
     @jax.grad
     def gradient(scores, labels):
         dist = distribution(head, scores)
-        loss = dist.loss(labels, Loss())
+        loss = dist.loss(labels, label_loss())
         return loss.sum() + dist.logits.sum() + dist.log_marginals.sum()
 
     for scale in (1.0, 10.0, 30.0, 100.0, 300.0, 1e4):
@@ -206,7 +206,7 @@ def test_extreme_scores_stay_coherent_and_finite(name, options, forest, dtype):
                 assert (array[:, hierarchy.children] <= array[:, hierarchy.parents]).all()
         # The modes of other inputs: sets that the head can give, and far from what it would choose.
         labels = jnp.asarray(np.roll(mode, 1, axis=0))
-        loss = distribution(head, scores).loss(labels, Loss())
+        loss = distribution(head, scores).loss(labels, label_loss())
         assert jnp.isfinite(loss).all()
         assert jnp.isfinite(gradient(scores, labels)).all()
 
@@ -224,7 +224,7 @@ def test_gradients_equal_finite_differences(name, options, forest):
 
             def totals(scores, head=head, labels=labels, weights=weights):
                 dist = distribution(head, scores)
-                loss = dist.loss(labels, Loss()).sum()
+                loss = dist.loss(labels, label_loss()).sum()
                 if dist.marginal_error:
                     return loss  # what samples say has no gradient
                 marginals = jnp.exp(dist.log_marginals)
@@ -245,7 +245,7 @@ def test_log_prob_is_minus_loss_where_normalised(name, options):
     dist = distribution(head, random_scores(head, hierarchy, 4, 0))
     if dist.normalised:
         labels = dist.mode()
-        loss = dist.loss(labels, Loss())
+        loss = dist.loss(labels, label_loss())
         np.testing.assert_allclose(loss, -dist.log_prob(labels), rtol=1e-5, atol=1e-6)
 
 
@@ -369,7 +369,7 @@ def test_max_constraint_equals_its_definition(forest):
                 expected[row] -= np.log(sigmoid[row][below[label] & labels[row]].max())
             else:
                 expected[row] -= np.log(1 - marginal)
-        loss = dist.loss(jnp.asarray(labels), Loss())
+        loss = dist.loss(jnp.asarray(labels), label_loss())
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
@@ -416,7 +416,7 @@ def test_nothing_grows_with_the_square_of_the_labels(name, options, forest):
 
         def everything(scores, head=head, labels=labels):
             dist = distribution(head, scores)
-            return dist.loss(labels, Loss()).sum() + dist.logits.sum() + dist.mode().sum().astype(jnp.float32)
+            return dist.loss(labels, label_loss()).sum() + dist.logits.sum() + dist.mode().sum().astype(jnp.float32)
 
         scores = random_scores(head, hierarchy, 2, 0)
         largest[dtype].append(max(sizes(jax.make_jaxpr(jax.grad(everything))(scores).jaxpr)))

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_losses import label_loss
 from test_heads import distribution, enumerate_log_probs, hierarchies, make_head, random_scores
 from test_hierarchy import random_dag
 
 from mlresearch.errors import UserError
-from mlresearch.losses.binary_cross_entropy import Loss
 
 KINDS = [
     ("conditional", {"siblings": siblings}, forest)
@@ -38,7 +38,7 @@ def truth(sets, log_probs, unknown, rng):
 @pytest.mark.parametrize("unknown", [0.0, 0.4], ids=["all known", "some unknown"])
 def test_joint_loss_is_that_of_enumerated_sets(name, options, forest, unknown):
     rng = np.random.default_rng(2)
-    label_loss = Loss(positive_weight=2.0)
+    weighted = label_loss(positive_weight=2.0)
     with jax.enable_x64(True):
         for seed, hierarchy in enumerate(hierarchies(forest, count=2)):
             if unknown and not hierarchy.is_forest and options.get("of") != "independent":
@@ -58,7 +58,7 @@ def test_joint_loss_is_that_of_enumerated_sets(name, options, forest, unknown):
             wise = np.where(known, each, 0).sum(-1)
             given = jnp.asarray(labels) if unknown else jnp.asarray(labels == 1)
             for share, head in heads.items():
-                found = distribution(head, scores).loss(given, label_loss)
+                found = distribution(head, scores).loss(given, weighted)
                 np.testing.assert_allclose(found, (1 - share) * likelihood + share * wise, rtol=1e-8)
 
 
@@ -70,7 +70,7 @@ def test_a_term_without_a_share_is_not_computed(name):
     def size(share):
         head = make_head(name, {"marginal_share": share}, hierarchy)
         scores = random_scores(head, hierarchy, 2, 0)
-        return len(jax.make_jaxpr(lambda s: distribution(head, s).loss(labels, Loss()))(scores).jaxpr.eqns)
+        return len(jax.make_jaxpr(lambda s: distribution(head, s).loss(labels, label_loss()))(scores).jaxpr.eqns)
 
     assert max(size(0.0), size(1.0)) < size(0.5)
 
@@ -82,7 +82,7 @@ def test_gradients_are_finite_for_impossible_sets_and_large_scores(name, scale):
     head = make_head(name, {"marginal_share": 1.0}, hierarchy)
     scores = random_scores(head, hierarchy, 8, 1, scale)
     labels = jnp.asarray(np.random.default_rng(5).random((8, 30)) < 0.3)  # most break the hierarchy
-    loss, gradient = jax.value_and_grad(lambda s: distribution(head, s).loss(labels, Loss()).sum())(scores)
+    loss, gradient = jax.value_and_grad(lambda s: distribution(head, s).loss(labels, label_loss()).sum())(scores)
     assert np.isfinite(loss)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from small_losses import label_loss
 from small_runs import inputs_of, make_config
 from test_heads import all_sets, encoded_for, hierarchies, randomise
 from test_hierarchy import names, random_dag
@@ -20,7 +21,6 @@ from mlresearch.errors import UserError
 from mlresearch.heads import conditional, independent, mixture
 from mlresearch.heads.mixture import log_mixture
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.losses.binary_cross_entropy import Loss
 from mlresearch.model import create_model
 from mlresearch.optim import make_optimizer
 from mlresearch.step import init_state, make_train_step
@@ -163,7 +163,7 @@ def test_gradients_of_gates_equal_finite_differences(of, siblings, forest):
         def total(flat):
             params, pooled = unflatten(flat)
             dist = nnx.merge(graph, params, structure)(scores, Encoded(encoded.tokens, encoded.token_mask, pooled))
-            return dist.loss(labels, Loss()).sum() + jnp.sin(jnp.exp(dist.log_marginals)).sum()
+            return dist.loss(labels, label_loss()).sum() + jnp.sin(jnp.exp(dist.log_marginals)).sum()
 
         steps = 1e-6 * jnp.eye(flat.size)
         differences = jax.jit(lambda flat: jax.lax.map(lambda step: total(flat + step) - total(flat - step), steps))(
@@ -185,7 +185,7 @@ def test_extreme_gates_are_finite(of, siblings, forest, dtype):
     @functools.partial(jax.grad, has_aux=True)
     def outputs(params, scores):
         dist = nnx.merge(graph, params, structure)(scores, encoded)
-        loss = dist.loss(jnp.roll(dist.mode(), 1, axis=0), Loss())
+        loss = dist.loss(jnp.roll(dist.mode(), 1, axis=0), label_loss())
         return loss.sum() + dist.logits.sum(), (loss, dist.log_marginals)
 
     for scale in (1.0, 100.0, 1e4):
@@ -265,7 +265,7 @@ def test_gates_start_equal_and_components_do_not_die():
 
         def step(_, carry):
             params, state = carry
-            gradient = jax.grad(lambda params: distribution(params).loss(labels, Loss()).mean())(params)
+            gradient = jax.grad(lambda params: distribution(params).loss(labels, label_loss()).mean())(params)
             with jax.numpy_dtype_promotion("standard"):
                 updates, state = optimizer.update(gradient, state)
             return optax.apply_updates(params, updates), state
@@ -278,7 +278,7 @@ def test_gates_start_equal_and_components_do_not_die():
     by_component = six.components.log_prob(jnp.repeat(labels, 6, axis=0)).reshape(size, 6)
     shares = jax.nn.softmax(six.log_gates + by_component).mean(0)
     assert (shares > 0.05).all()
-    assert six.loss(labels, Loss()).mean() < 0.8 * one.loss(labels, Loss()).mean()
+    assert six.loss(labels, label_loss()).mean() < 0.8 * one.loss(labels, label_loss()).mean()
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_heads_side_by_side_are_heads_alone(of, siblings, forest):
     def outputs(params, scores, encoded):
         dist = nnx.merge(graph, params, structure)(scores, encoded)
         labels = dist.sample(jax.random.key(0), 1)[0]
-        return dist.log_marginals, dist.mode(), dist.loss(labels, Loss())
+        return dist.log_marginals, dist.mode(), dist.loss(labels, label_loss())
 
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *zip(all_scores, all_encoded, strict=True))
     together = jax.jit(jax.vmap(outputs))(several, *stacked)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, hamming_loss, precision_recall_fscore_support
+from small_losses import label_loss
 from small_scores import label_metrics, split_metrics, validation_counts
 from test_heads import all_sets, distribution, every_head, hierarchies, make_head, random_scores
 from test_hierarchy import random_dag, reach
@@ -27,7 +28,6 @@ from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate_validation, score_split
 from mlresearch.heads import check_label_values
 from mlresearch.label_space import LabelSets
-from mlresearch.losses.binary_cross_entropy import Loss
 from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
 from mlresearch.step import Scored, multi_hot
 
@@ -68,7 +68,7 @@ def leaf_closures(rng, hierarchy, rows):
 
 @jax.jit
 def loss_of(dist, labels):
-    return dist.loss(labels, Loss())
+    return dist.loss(labels, label_loss())
 
 
 @every_head
@@ -124,7 +124,7 @@ def test_gradients_with_unknown_labels_equal_finite_differences(name, options, f
         labels = jnp.asarray(labels)
 
         def losses(scores):
-            return distribution(head, scores).loss(labels, Loss())
+            return distribution(head, scores).loss(labels, label_loss())
 
         def total(scores):
             loss = losses(scores)
@@ -155,7 +155,7 @@ def test_extreme_scores_give_no_nan(name, options, forest):
     if not head.unknown_labels:
         return
     loss_and_gradient = jax.jit(
-        jax.value_and_grad(lambda scores, labels: distribution(head, scores).loss(labels, Loss()).sum())
+        jax.value_and_grad(lambda scores, labels: distribution(head, scores).loss(labels, label_loss()).sum())
     )
     for scale in (1.0, 30.0, 300.0, 1e4):
         scores = random_scores(head, hierarchy, 33, 8, scale=scale)

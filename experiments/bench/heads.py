@@ -1,5 +1,6 @@
 """The heads' loss, gradient and mode, as ratios to one copy of the array of scores."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from mlresearch.config import part_class
 from mlresearch.encoders import Encoded
 from mlresearch.environment import default_data_dir
 from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.losses import Examples
 from mlresearch.losses.binary_cross_entropy import Loss
 
 BATCH = 64
@@ -60,8 +62,10 @@ def bench_head(hierarchy: LabelHierarchy, name: str, options: dict[str, str]) ->
         none = jnp.zeros((BATCH, 1, 1))
         return nnx.merge(graphdef, structure)(scores, Encoded(none, none[..., 0] == 0, none[:, 0]))
 
+    label_loss = functools.partial(Loss(hierarchy, hierarchy.num_labels), examples=Examples(np.ones(BATCH, bool)))
+
     def loss(structure: Any, scores: Any, labels: Any) -> Any:
-        return distribution(structure, scores).loss(labels, Loss()).sum()
+        return distribution(structure, scores).loss(labels, label_loss).sum()
 
     copy = seconds(jax.jit(lambda x: x + 1), scores)
     forward = seconds(jax.jit(loss), structure, scores, labels)

@@ -90,7 +90,8 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     trained = time.time()
 
     workdir.claim(folder, own_config)
-    workdir.write_labels(folder, dataset)
+    frequencies = dataset.train.labels.frequencies(dataset.label_space.num_labels)
+    workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
     rules = Rules.of(config)
     stored = config.evaluate.predictions
     scored = score_records(baseline, dataset, "validation", rules)

@@ -20,7 +20,7 @@ float32 or wider; `param_dtype` is that of its parameters, if it has any. A head
 for each label's score given the labels before it: `chain`, which goes with the decoder `causal` alone. A head that
 orders labels by how often they are on in training is told that by ``order_by(counts)``.
 
-A label-wise loss leaves unknown labels out and takes soft ones (`sum_label_loss`). A joint likelihood sums over what
+A label-wise loss leaves unknown labels out and takes soft ones (`mlresearch.losses`). A joint likelihood sums over what
 unknown labels may be, and knows no soft ones. `check_label_values` refuses by name what a head cannot take, so that a
 head that takes neither only ever sees labels that are on or off.
 """
@@ -43,12 +43,18 @@ Labels = Bool[Array, "batch labels"] | Float[Array, "batch labels"]
 The dtype is what a compiled program is chosen by, so that data without such labels never pay for them.
 """
 
-LabelLoss = Callable[[Float[Array, "*shape"], Float[Array, "*shape"]], Float[Array, "*shape"]]
-"""A label-wise loss: (logits, labels) to one number a label, both of shape [batch, labels]."""
+Logits = Float[Array, "batch labels"] | tuple[Float[Array, "batch labels"], Float[Array, "batch labels"]]
+"""Log-odds that labels are on; or a pair of them, which score a label as one that is on and as one that is off."""
+
+LabelLoss = Callable[[Logits, Labels], Float[Array, "batch"]]
+"""A label-wise loss of a batch: (logits, labels) to one number an example, the model's (`mlresearch.losses`)."""
 
 
 class Structure(nnx.Variable[Any]):
-    """What a head knows of the hierarchy: index arrays, neither trained nor saved, but passed to compiled functions."""
+    """What a head or a loss knows of the hierarchy and of training labels: arrays that compiled functions are given.
+
+    They are neither trained nor saved.
+    """
 
 
 class NotNormalisedError(TypeError):
@@ -143,22 +149,10 @@ class LabelDistribution(abc.ABC):
         raise NotTiltableError(f"{type(self).__name__} has no exact conditioning on known labels")
 
 
-def sum_label_loss(
-    label_loss: LabelLoss, logits: Float[Array, "batch labels"], labels: Labels
-) -> Float[Array, "batch"]:
-    """Return Σ `label_loss`(logit, label) over the labels that are known."""
-    if labels.dtype == bool:
-        return label_loss(logits, labels.astype(logits.dtype)).sum(-1)
-    known = ~jnp.isnan(labels)
-    # The loss never sees a NaN: masking its result alone would leave one in the gradient.
-    losses = label_loss(logits, jnp.where(known, labels, 0.0).astype(logits.dtype))
-    return jnp.where(known, losses, 0.0).sum(-1)
-
-
 def joint_loss(
     dist: LabelDistribution, labels: Labels, label_loss: LabelLoss, marginal_share: float
 ) -> Float[Array, "batch"]:
-    """Return −(1 − w) log p(known labels) + w Σ `label_loss`(marginal log-odds, label), w: `marginal_share`.
+    """Return −(1 − w) log p(known labels) + w `label_loss`(marginal log-odds, labels), w: `marginal_share`.
 
     The likelihood judges a label given what the truth says of others, a marginal without their help, as rankings do. A
     term without a share is not computed.
@@ -166,11 +160,11 @@ def joint_loss(
     Source: Varin, Reid and Firth, "An Overview of Composite Likelihood Methods", 2011 (such sums in general).
     """
     if marginal_share == 1:
-        return sum_label_loss(label_loss, dist.logits, labels)
+        return label_loss(dist.logits, labels)
     loss = -(dist.log_prob(labels) if labels.dtype == bool else dist.log_prob_known(labels))
     if marginal_share == 0:
         return loss
-    return (1 - marginal_share) * loss + marginal_share * sum_label_loss(label_loss, dist.logits, labels)
+    return (1 - marginal_share) * loss + marginal_share * label_loss(dist.logits, labels)
 
 
 def check_share(share: float, setting: str) -> None:

@@ -23,7 +23,7 @@ from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, la
 from mlresearch.hierarchy import LabelHierarchy, parents_first
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_order import LabelOrder, order_labels
-from mlresearch.label_space import LabelSets
+from mlresearch.label_space import Frequencies, LabelSets
 from mlresearch.logspace import at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_given_parents, log_odds_of
 from mlresearch.propagation import parents_on
@@ -258,10 +258,10 @@ class Head(nnx.Module):
         self.index = Structure(None if obeyed is None else index_hierarchy(obeyed, closure=False))
         self.order = Structure(order_labels(labels, obeyed))
 
-    def order_by(self, counts: Int[np.ndarray, "labels"]) -> None:
-        """Tell in how many training examples each label is on: the order of "frequency", which till then is "given"."""
+    def order_by(self, frequencies: Frequencies) -> None:
+        """Tell how frequent labels are in training: the order of "frequency", which till then is "given"."""
         if self.by_frequency:
-            self.order.set_value(order_labels(np.argsort(-counts, kind="stable"), None))
+            self.order.set_value(order_labels(np.argsort(-frequencies.on, kind="stable"), None))
 
     def begin_with(self, labels: LabelSets) -> Float[np.ndarray, "labels 1"]:
         """Return the scores that give each label its frequency, with a hierarchy where its parents are on."""

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
-from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels, sum_label_loss
+from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32, log_sigmoids
@@ -31,13 +31,11 @@ class ProductOfBernoullis(LabelDistribution):
         return jax.nn.log_sigmoid(self.scores)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Sum `label_loss` over known labels; with binary cross-entropy it is −`log_prob`.
-
-        Soft labels go to `label_loss` as they are.
+        """Return `label_loss`, soft labels as they are; with binary cross-entropy it is −`log_prob`.
 
         It reads the scores themselves, which are the log-odds before clipping, so that the gradient never vanishes.
         """
-        return sum_label_loss(label_loss, self.scores, labels)
+        return label_loss(self.scores, labels)
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return Σ log σ(±s)."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first, sum_label_loss
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_space import LabelSets
@@ -50,11 +50,11 @@ class MaximumOverDescendants(LabelDistribution):
         return labels_first(jnp.clip(maxima, -LOGIT_BOUND, LOGIT_BOUND))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
-        """Sum `label_loss` over labels, where a positive label is scored by those below it that are on (MCLoss).
+        """Return `label_loss`, where a positive label is scored by those below it that are on (MCLoss).
 
         A positive label takes the maximum over those of itself and its descendants that are on, so that it is not
-        taught to rise through a descendant that is off; a negative label takes the maximum over all. For soft labels y
-        and `label_loss` ℓ that is
+        taught to rise through a descendant that is off; a negative label takes the maximum over all. A soft label has
+        both: for soft labels y and a sum of losses ℓ of each label that is
 
             Σᵢ yᵢ ℓ(max {sⱼ : yⱼ > 0}, 1) + (1 − yᵢ) ℓ(max sⱼ, 0),    j: label i and its descendants,
 
@@ -64,15 +64,10 @@ class MaximumOverDescendants(LabelDistribution):
         lowest = jnp.finfo(self.scores.dtype).min
         maxima = descendant_maximum(self.scores, self.index)
         maxima_on = descendant_maximum(jnp.where(on, self.scores, lowest), self.index)
-        logits = labels_first(jnp.where(on, maxima_on, maxima))
-        if labels.dtype == bool:
-            return sum_label_loss(label_loss, logits, labels)
-
-        def weigh(logits: Float[Array, "batch labels"], labels: Float[Array, "batch labels"]) -> Array:
-            positive, negative = jnp.ones_like(labels), jnp.zeros_like(labels)
-            return labels * label_loss(logits, positive) + (1 - labels) * label_loss(labels_first(maxima), negative)
-
-        return sum_label_loss(weigh, logits, labels)
+        maxima_on = jnp.where(on, maxima_on, maxima)
+        if labels.dtype == bool:  # each of which has one side alone
+            return label_loss(labels_first(maxima_on), labels)
+        return label_loss((labels_first(maxima_on), labels_first(maxima)), labels)
 
     def take(self, rows: Int[Array, "rows"]) -> "MaximumOverDescendants":
         """Return the distributions of some examples of the batch."""
