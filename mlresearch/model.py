@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
+from mlresearch.decoders.label_attention import reveal
 from mlresearch.dropout import Hyperparameter
 from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
-from mlresearch.heads import LabelDistribution, Structure, check_label_values
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSets
 
@@ -66,10 +68,47 @@ class Model(nnx.Module):
                 f"alone, 'linear', not {config.decoder.name!r}"
             )
 
-    def __call__(self, inputs: Inputs, dropout_keys: Key[Array, "batch"] | None = None) -> LabelDistribution:
-        """Return p(labels | inputs); `dropout_keys` is None except in training."""
+        self.label_states = getattr(self.decoder, "label_states", False)
+        if self.label_states and not self.head.unknown_labels:
+            raise UserError(
+                f"decoder {config.decoder.name!r} with label_states = True learns with labels left out, which head "
+                f"{config.head.name!r} cannot take here: use 'independent' or 'max_constraint', or a hierarchy with "
+                "one parent a label"
+            )
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        dropout_keys: Key[Array, "batch"] | None = None,
+        known: Float[Array, "batch labels"] | None = None,
+    ) -> LabelDistribution:
+        """Return p(labels | inputs); `dropout_keys` is None except in training.
+
+        known: labels with NaN for unknown, of a model with label states; what it then says of these labels themselves
+        means nothing.
+        """
         encoded = self.encoder(inputs, dropout_keys)
-        return self.head(self.decoder(encoded, dropout_keys), encoded)
+        if not self.label_states:
+            return self.head(self.decoder(encoded, dropout_keys), encoded)
+        dist = self.head(self.decoder(encoded, dropout_keys, known), encoded)
+        rounds = self.decoder.refinements if dropout_keys is None else 0
+        for number in range(1, rounds + 1):
+            assumed = take_for_known(dist, number / (rounds + 1), known)
+            dist = self.head(self.decoder(encoded, None, assumed), encoded)
+        return dist
+
+    def training_loss(
+        self,
+        inputs: Inputs,
+        labels: Labels,
+        label_loss: LabelLoss,
+        dropout_keys: Key[Array, "batch"],
+    ) -> Float[Array, "batch"]:
+        """Return the loss of p(labels | inputs); with label states, that of some labels given the others."""
+        if not self.label_states:
+            return self(inputs, dropout_keys).loss(labels, label_loss)
+        shown, hidden = reveal(labels, dropout_keys)
+        return self(inputs, dropout_keys, shown).loss(hidden, label_loss)
 
     def sparse_loss(
         self, inputs: Inputs, label_ids: Int[Array, "batch width"], dropout_keys: Key[Array, "batch"] | None
@@ -77,6 +116,18 @@ class Model(nnx.Module):
         """Return the loss of p(labels | inputs) by the scores of the labels that it touches alone (`sparse` heads)."""
         encoded = self.encoder(inputs, dropout_keys)
         return self.head.sparse_loss(label_ids, lambda labels: self.decoder.of_labels(encoded, dropout_keys, labels))
+
+
+def take_for_known(
+    dist: LabelDistribution, share: float, known: Float[Array, "batch labels"] | None
+) -> Float[Array, "batch labels"]:
+    """Return `known` and, as known, that share of the labels that a distribution is most certain of; else NaN."""
+    logits = dist.logits
+    certainty = jnp.abs(logits)
+    count = round(share * logits.shape[1])
+    places = jnp.argsort(jnp.argsort(-certainty, axis=1), axis=1)
+    assumed = jnp.where(places < count, (logits > 0).astype(logits.dtype), jnp.nan)
+    return assumed if known is None else jnp.where(jnp.isnan(known), assumed, known.astype(logits.dtype))
 
 
 def _refuse_unpaired(config: ConfigDict, decoder: Any, head: Any) -> None:
@@ -114,6 +165,8 @@ def create_model(
         model.head.expect(label_sets.values())
     if frequencies is not None and hasattr(model.head, "order_by"):
         model.head.order_by(frequencies)
+    if hasattr(model.decoder, "connect"):
+        model.decoder.connect(hierarchy, label_sets.get("train"))
     if config.model.prior and label_sets:
         model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
     if frequencies is not None and hasattr(model.loss, "begin_with"):

@@ -176,7 +176,7 @@ def make_train_step(
             else:
                 labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
                 label_loss = functools.partial(model.loss, examples=Examples(batch.mask, axis_name))
-                loss = model(batch.inputs, keys).loss(labels, label_loss)
+                loss = model.training_loss(batch.inputs, labels, label_loss, keys)
             return jnp.where(batch.mask, loss, 0.0).sum() / count.astype(loss.dtype)
 
         return jax.value_and_grad(mean_loss)(state.params)

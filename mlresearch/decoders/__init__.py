@@ -9,6 +9,10 @@ A decoder is one file here with a class ``Decoder``::
 for encoders, found under ``config.decoder.<file name>``. With ``config.model.prior`` ``decoder.begin_with(scores)`` is
 told the scores that all inputs have at first.
 
+A decoder may have a method ``connect(hierarchy, labels)``, which is told of both, labels being the training split's
+label sets (None where a run is loaded, whose decoder is restored as it was); and ``label_states = True``: then it is
+called with ``decoder(encoded, dropout_keys, known)``, known labels with NaN for unknown. See `label_attention`.
+
 A decoder with ``causal = True`` gives `causal.CausalScores` instead, each label's score as a function of the labels
 before it, and goes with heads that ask for these, which have ``causal = True`` as well: `causal` and `chain`.
 """
