@@ -237,9 +237,9 @@ def fit(
                 for folder, log, report, step in zip(folders, logs, reports, reached, strict=True):
                     if step == at:
                         known = {place: value for place, value in report.items() if value is not None}
-                        collapsed = log.collapse is not None
+                        said = log.collapse
                         log.write({"step": at, "epoch": at / batches.steps_per_epoch, "validation": known})
-                        if log.collapse is not None and not collapsed:
+                        if log.collapse != said:
                             bar.say(f"{folder}: {log.collapse}")
                 if config.train.select:
                     values = _values(reports, config.train.select)

@@ -389,6 +389,17 @@ def test_gradients_flow_through_marginals(name, head):
         assert (jnp.abs(gradient).sum((1, 2)) > 0).all()
 
 
+@every_loss
+@pytest.mark.parametrize("head", ["independent", "max_constraint"])
+def test_labels_that_are_on_or_off_have_one_loss_in_both_forms(name, head):
+    made = make_head(head, {}, DIAMOND)
+    dist = distribution(made, random_scores(made, DIAMOND, 3, 2))
+    labels = jnp.asarray([[1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]])
+    of_labels = label_loss(name, DIAMOND, NUM_LABELS)
+    found = [jax.jit(dist.loss, static_argnums=1)(form, of_labels) for form in (labels == 1, labels.astype(float))]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
 # Smoothing along a hierarchy
 
 

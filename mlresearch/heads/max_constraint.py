@@ -64,10 +64,11 @@ class MaximumOverDescendants(LabelDistribution):
         lowest = jnp.finfo(self.scores.dtype).min
         maxima = descendant_maximum(self.scores, self.index)
         maxima_on = descendant_maximum(jnp.where(on, self.scores, lowest), self.index)
-        maxima_on = jnp.where(on, maxima_on, maxima)
-        if labels.dtype == bool:  # each of which has one side alone
-            return label_loss(labels_first(maxima_on), labels)
-        return label_loss((labels_first(maxima_on), labels_first(maxima)), labels)
+        logits = labels_first(jnp.where(on, maxima_on, maxima))
+        if labels.dtype == bool:
+            return label_loss(logits, labels)
+        off_logits = labels_first(jnp.where(labels_first(labels == 1), maxima_on, maxima))
+        return label_loss((logits, off_logits), labels)
 
     def take(self, rows: Int[Array, "rows"]) -> "MaximumOverDescendants":
         """Return the distributions of some examples of the batch."""

@@ -16,7 +16,7 @@ class Loss(nnx.Module):
     ℓ = softplus(log Σᵢ (1 − yᵢ) e^zᵢ + T log Σⱼ yⱼ e^(−zⱼ/T)), for logits z and labels y in [0, 1], is 0 where nothing
     is on or nothing off. The mean over labels is the batch's: each of its examples of which something is known has an
     equal part of it, so that the batch's own mean is that of either way, added. So the loss of a split depends on which
-    examples share a batch.
+    examples share a batch. Examples without a label that is on count, as 0, where the source leaves them out.
 
     temperature: T; above 1, more than the least of the labels that are on count.
 

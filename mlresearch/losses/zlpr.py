@@ -12,7 +12,7 @@ from mlresearch.losses import Examples, both_sides, log_sum_exp
 class Loss(nnx.Module):
     """log(1 + Σᵢ (1 − yᵢ) e^zᵢ) + log(1 + Σⱼ yⱼ e^−zⱼ) for logits z and labels y in [0, 1].
 
-    Source: Su, Zhu, Yin, Lu, Chen and Liu, "ZLPR: A Novel Loss for Multi-label Classification", 2022.
+    Source: Su, Zhu, Murtadha, Pan, Wen and Liu, "ZLPR: A Novel Loss for Multi-label Classification", 2022.
     """
 
     def __init__(self, hierarchy: LabelHierarchy | None, num_labels: int) -> None:
