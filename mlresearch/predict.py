@@ -2,30 +2,36 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import workdir
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.data import Records
-from mlresearch.data.pipeline import Batches, length_buckets
+from mlresearch.data.pipeline import Batch, Batches, length_buckets
 from mlresearch.data.reading import LARGEST_FLOAT32
-from mlresearch.decisions import Decision
+from mlresearch.decisions import Decision, Rules
 from mlresearch.encoders import InputSpec
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import evaluate, score_split
+from mlresearch.evidence import close_evidence, evidence_sets
 from mlresearch.fit import Program, stack
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
-from mlresearch.step import init_state
+from mlresearch.scored import ScoredRows
+from mlresearch.step import Scored, init_state, multi_hot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Run:
         self.score = program.scorer(state.chosen_params, state.numbers)
 
     def decision(self, name: str) -> Decision:
-        """Return a decision by name: mode, half, global_threshold or label_thresholds."""
+        """Return one of `decisions` by name; an unknown name is a `UserError`."""
         if name not in self.decisions:
             raise UserError(f"there is no decision {name!r}{suggest(name, self.decisions)}")
         return self.decisions[name]
@@ -139,6 +145,20 @@ class Run:
             categories=tuple(zip(*categories, strict=True)) if category_names else None,
         )
 
+    def _evidence(self, inputs: Sequence[str | Mapping[str, Any]], known: Mapping[str, int]) -> list[dict[int, bool]]:
+        """Return what is known of each input by label id, closed under the hierarchy."""
+        shared = close_evidence(known, self.label_space, self.hierarchy, "known") if known else {}
+        evidence = []
+        for row, given in enumerate(inputs):
+            own = given.get("known") if isinstance(given, Mapping) else None
+            if own is not None and not isinstance(own, Mapping):
+                raise UserError(f"input {row + 1}: known labels are an object of names and 0 or 1, not {own!r:.60}")
+            where = f"input {row + 1}"
+            evidence.append(
+                close_evidence({**known, **own}, self.label_space, self.hierarchy, where) if own else shared
+            )
+        return evidence
+
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         if self.config.train.refit and split == "validation":
@@ -157,23 +177,79 @@ class Run:
     def _diverged(self) -> UserError:
         return UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")
 
+    @functools.cached_property
+    def conditioning(self) -> str:
+        """How predictions are conditioned on known labels: ``label states`` or ``exact``.
+
+        By label states where the model was trained with them; else exactly where the head allows it. Where neither is
+        so, it is a `UserError`.
+        """
+        model = nnx.merge(self.graphdef, self.params, self.numbers.rates, self.structure)
+        if model.label_states:
+            return "label states"
+        split = self.preprocessing.encode(self.records([self._any_input()]))
+        batch = next(Batches(split, self.label_space.num_labels, 1, length_buckets(split.lengths, 1)).once())
+        if jax.eval_shape(lambda model, inputs: model(inputs), model, batch.inputs).tiltable:
+            return "exact"
+        raise UserError(
+            f"{self.folder}: the head {self.config.head.name!r} has no exact conditioning on known labels here, and "
+            "the decoder was not trained with label states (decoder.label_attention.label_states)"
+        )
+
+    def _any_input(self) -> str | Mapping[str, Any]:
+        return {} if self.preprocessing.tokenizer is None else {"text": ""}
+
+    @functools.cached_property
+    def _score_given(self) -> Callable[[Batch], Scored]:
+        """What scores a batch given its labels, those that are known; its loss is −log P(what is known)."""
+        choosers, num_labels = Rules.of(self.config).choosers, self.label_space.num_labels
+        by_states = self.conditioning == "label states"
+
+        @jax.jit
+        def score(params: PyTree, rates: PyTree, structure: PyTree, batch: Batch) -> Scored:
+            model = nnx.merge(self.graphdef, params, rates, structure)
+            known = multi_hot(batch.label_ids, batch.label_values, num_labels)
+            if by_states:
+                dist, loss = model(batch.inputs, None, known), jnp.zeros(len(known))
+            else:
+                prior = model(batch.inputs)
+                dist, loss = prior.given(known), -prior.log_prob_known(known)
+            scored = Scored(dist.log_marginals, {name: choose(dist) for name, choose in choosers.items()}, loss)
+            return jax.tree.map(lambda leaf: leaf[None], scored)
+
+        return lambda batch: score(self.params, self.numbers.rates, self.structure, batch)
+
     def predict(
-        self, inputs: Sequence[str | Mapping[str, Any]], *, decision: str = "mode", min_probability: float = 0.05
+        self,
+        inputs: Sequence[str | Mapping[str, Any]],
+        *,
+        decision: str = "mode",
+        min_probability: float = 0.05,
+        known: Mapping[str, int] | None = None,
     ) -> list[list[LabelPrediction]]:
         """Return for each input the labels that `decision` switches on or that are at least `min_probability` probable.
 
         See `records` for what an input is. Labels stand in the order of the label space, so that with a hierarchy in
         that order parents come first.
+
+        known: labels, by name, that are known to be on (1) or off (0) for all inputs; an input that is an object may
+        have a field ``known`` of its own beside. The others are then predicted given these (`conditioning`), and what
+        is known is returned as it is. What cannot be so is a `UserError`.
         """
         split = self.preprocessing.encode(self.records(inputs))
         num_labels, size = self.label_space.num_labels, self.config.evaluate.batch_size
+        score, evidence = self.score, self._evidence(inputs, known or {})
+        if any(evidence):
+            score, split = self._score_given, dataclasses.replace(split, labels=evidence_sets(evidence, num_labels))
         batches = Batches(split, num_labels, size, length_buckets(split.lengths, self.config.text.num_buckets))
         names, descriptions = self.label_space.names, self.label_space.descriptions
         chosen = self.decision(decision)
         predictions: list[list[LabelPrediction]] = [[] for _ in inputs]
-        for [scores] in score_split(self.score, batches, "inputs", fingerprint=""):
+        for [scores] in score_split(score, batches, "inputs", fingerprint=""):
             if np.isnan(scores.log_marginals).any():
                 raise self._diverged()
+            if any(evidence):
+                scores = _with_evidence(scores, [evidence[row] for row in scores.rows])
             on, probabilities = chosen.apply(scores), np.exp(scores.log_marginals)
             for at, label in np.argwhere(on | (probabilities >= min_probability)).tolist():
                 predictions[scores.rows[at]].append(
@@ -182,6 +258,22 @@ class Run:
                     )
                 )
         return predictions
+
+
+def _with_evidence(scores: ScoredRows, evidence: Sequence[Mapping[int, bool]]) -> ScoredRows:
+    """Return scores in which what is known is certain; what is impossible under the model is a `UserError`."""
+    impossible = np.flatnonzero(np.isposinf(scores.loss))
+    if len(impossible):
+        raise UserError(
+            f"input {scores.rows[impossible[0]] + 1}: what is known of its labels is impossible under the model"
+        )
+    log_marginals, sets = scores.log_marginals.copy(), {name: on.copy() for name, on in scores.sets.items()}
+    for row, known in enumerate(evidence):
+        for label, value in known.items():
+            log_marginals[row, label] = 0.0 if value else -np.inf
+            for on in sets.values():
+                on[row, label] = value
+    return scores._replace(log_marginals=log_marginals, sets=sets)
 
 
 def _text(value: Any, where: str) -> str:

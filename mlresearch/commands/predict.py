@@ -13,8 +13,14 @@ from absl import flags
 from mlresearch.commands.arguments import define_workdir, parse, read_workdir
 from mlresearch.data.reading import read_jsonl
 from mlresearch.errors import UserError
+from mlresearch.evidence import parse_known
 from mlresearch.files import write_bytes
 from mlresearch.predict import LabelPrediction, Run
+
+CONDITIONING = {
+    "exact": "exactly, by the head's distribution",
+    "label states": "by the decoder's label states, as it was trained",
+}
 
 
 def run(argv: list[str]) -> int:
@@ -25,6 +31,7 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_string("input", None, 'JSON Lines, {"text": ...} each.', flag_values=values)
     flags.DEFINE_string("output", None, "Where to write JSON Lines.", flag_values=values)
     flags.DEFINE_string("decision", "mode", "One of those in decisions.json, such as half.", flag_values=values)
+    flags.DEFINE_string("known", None, "Labels that are known: 'label=1,other=0'.", flag_values=values)
     flags.DEFINE_float(
         "min_probability",
         0.05,
@@ -42,11 +49,17 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--output={values.output} is no file in a folder that there is")
     inputs = [{"text": values.text}] if values.input is None else _read_inputs(Path(values.input))
 
+    known = None if values.known is None else parse_known(values.known)
+
     trained = Run(read_workdir(values))
     try:
-        predictions = trained.predict(inputs, decision=values.decision, min_probability=values.min_probability)
+        predictions = trained.predict(
+            inputs, decision=values.decision, min_probability=values.min_probability, known=known
+        )
     except UserError as error:
         raise UserError(f"{values.input or '--text'}: {error}") from None
+    if known or any("known" in given for given in inputs):
+        print(f"conditioned on known labels: {CONDITIONING[trained.conditioning]}", file=sys.stderr)
     if values.output is None:
         _print_labels(trained, predictions[0])
         return 0
@@ -57,7 +70,7 @@ def run(argv: list[str]) -> int:
     ]
     write_bytes(values.output, "".join(lines).encode())
     print(f"{values.output}: labels of {len(inputs)} inputs")
-    unread = sorted({name for given in inputs for name in given} - {"text", "features", "categories"})
+    unread = sorted({name for given in inputs for name in given} - {"text", "features", "categories", "known"})
     if unread:
         print(f"copied but not read: {', '.join(unread)}", file=sys.stderr)
     return 0
