@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -67,7 +68,8 @@ class Parallel:
 
     def _place(self, tree: T, shardings: Any) -> T:
         if self.mode == "pmap":
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_devices, *jnp.shape(x))), tree)
+            # From the host: what lies on devices already lies elsewhere than pmap wants it.
+            return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (self.num_devices, *jnp.shape(x))), tree)
         return jax.device_put(jax.tree.map(jnp.copy, tree), shardings)
 
     def _of_runs(self, tree: Any) -> Any:

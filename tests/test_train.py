@@ -167,6 +167,7 @@ def test_labels_that_devices_do_not_divide_are_refused(config):
 
 
 def test_pmap_runs_from_end_to_end(config, tmp_path):
+    config.train.select, config.evaluate.every_epochs = "ranking.micro_average_precision", 1.0
     jit = train(config, tmp_path / "jit")
     config.parallel.mode = "pmap"
     pmap = train(config, tmp_path / "pmap")
