@@ -16,6 +16,7 @@ from mlresearch.data.records import SPLITS, Dataset, Records, require_training
 from mlresearch.errors import UserError
 from mlresearch.inputs import Preprocessing
 from mlresearch.label_space import LabelSets, LabelSpace
+from mlresearch.vectors import Vectors
 
 NAMES = ("a", "b", "c")
 
@@ -244,8 +245,7 @@ def test_to_learn_from_another_split_is_a_type_error(config, split):
     for learn in (
         lambda: Preprocessing.learn(config, records),
         lambda: Columns.learn(records, scale="standard", min_count=1),
-        lambda: NearestDescription(records, 3, 0),
-        lambda: OneVsRest(records, 3, 0),
+        lambda: Vectors(records, config.columns, 1),
     ):
         with pytest.raises(TypeError):  # by annotation under jaxtyping, by `require_training` without
             learn()

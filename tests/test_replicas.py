@@ -87,14 +87,12 @@ def test_each_step_is_computed_at_its_own_length(config, monkeypatch):
     seen = []
 
     class Told:
-        sparse = False
+        sparse, loss = False, print  # which nobody calls
 
-        def __init__(self, inputs, keys):
+        @staticmethod
+        def training_loss(inputs, labels, label_loss, keys):
             seen.append(inputs.tokens.shape[-1])
-            self.words = inputs.token_mask.sum(1)
-
-        def loss(self, labels, label_loss):
-            return (100 * seen[-1] + self.words).astype(float)
+            return (100 * seen[-1] + inputs.token_mask.sum(1)).astype(float)
 
     monkeypatch.setattr(mlresearch.step.nnx, "merge", lambda *parts: Told)
     step = make_train_step(config, graphdef, 9, 10, None, batches.buckets)
