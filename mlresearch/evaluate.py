@@ -17,8 +17,6 @@ import numpy as np
 from mlresearch.data.pipeline import Batch, Batches
 from mlresearch.decisions import (
     Decision,
-    Half,
-    Mode,
     Rules,
     ValidationCounts,
     counts_at,
@@ -204,7 +202,7 @@ def validation_metrics(
     By their places within the split, ``mode.micro_f1``; the loss and `PREDICTED_SHARE` are among them whatever the
     group, the share that of ``half`` where the group has no predictions. None for a run that has diverged.
     """
-    unfitted: dict[str, Decision] = {"mode": Mode(), "half": Half()}
+    unfitted = Rules().unfitted
     name = group if group in unfitted else "half"
     found = evaluate(scored, [{name: unfitted[name]}] * runs, hierarchy, ranking=group == "ranking")
     return [

@@ -8,6 +8,10 @@ LOGIT_BOUND = 80.0
 """Log-odds are clipped to ±80: e⁻⁸⁰ is still a normal float32, so both tails are representable."""
 
 
+CERTAIN = 1e30
+"""Log-odds of what must be, negated of what cannot be: as good as ∞, without its NaN gradients."""
+
+
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return log(1 − eˣ) for x ≤ 0; −inf at 0.
 

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
-from mlresearch.decoders.label_attention import reveal
 from mlresearch.dropout import Hyperparameter
 from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSets
+from mlresearch.label_states import reveal, take_for_known
 
 
 class Model(nnx.Module):
@@ -118,18 +117,6 @@ class Model(nnx.Module):
         return self.head.sparse_loss(label_ids, lambda labels: self.decoder.of_labels(encoded, dropout_keys, labels))
 
 
-def take_for_known(
-    dist: LabelDistribution, share: float, known: Float[Array, "batch labels"] | None
-) -> Float[Array, "batch labels"]:
-    """Return `known` and, as known, that share of the labels that a distribution is most certain of; else NaN."""
-    logits = dist.logits
-    certainty = jnp.abs(logits)
-    count = round(share * logits.shape[1])
-    places = jnp.argsort(jnp.argsort(-certainty, axis=1), axis=1)
-    assumed = jnp.where(places < count, (logits > 0).astype(logits.dtype), jnp.nan)
-    return assumed if known is None else jnp.where(jnp.isnan(known), assumed, known.astype(logits.dtype))
-
-
 def _refuse_unpaired(config: ConfigDict, decoder: Any, head: Any) -> None:
     """Raise `UserError` where one of decoder and head goes label by label and the other does not."""
     decoder_is, head_is = (getattr(part, "causal", False) for part in (decoder, head))
@@ -163,14 +150,13 @@ def create_model(
     model = Model(config, spec, num_labels, hierarchy, nnx.Rngs(config.seed))
     if model.sparse:
         model.head.expect(label_sets.values())
-    if frequencies is not None and hasattr(model.head, "order_by"):
-        model.head.order_by(frequencies)
+    for part in (model.head, model.loss):
+        if frequencies is not None and hasattr(part, "use_frequencies"):
+            part.use_frequencies(frequencies)
     if hasattr(model.decoder, "connect"):
         model.decoder.connect(hierarchy, label_sets.get("train"))
     if config.model.prior and label_sets:
         model.decoder.begin_with(model.head.begin_with(label_sets["train"]))
-    if frequencies is not None and hasattr(model.loss, "begin_with"):
-        model.loss.begin_with(frequencies)
     for labels in label_sets.values():
         check_label_values(model.head, config.head.name, has_soft=labels.has_soft, has_unknown=labels.has_unknown)
     return nnx.split(model, nnx.Param, Hyperparameter, Structure)  # type: ignore[return-value]  # as many states as filters

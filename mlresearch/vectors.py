@@ -47,28 +47,30 @@ class TfIdf:
 class Vectors:
     """Rows of numbers of examples: tf–idf of words and pairs of words, scaled features, an indicator a category.
 
-    Learnt from the training split. columns: the config's, how features are scaled. Words and pairs that fewer than
-    `min_count` training texts have are left out.
+    columns: the config's, how features are scaled. Words and pairs that fewer than `min_count` training texts have are
+    left out.
     """
 
-    def __init__(self, training: TrainingRecords, columns: ConfigDict, min_count: int) -> None:
-        require_training(training)
-        self._columns = Columns.learn(training, **columns)
-        self._tfidf = None
-        if training.texts is not None:
-            self._tfidf = TfIdf(
-                TfidfVectorizer(
-                    token_pattern=WORD, ngram_range=(1, 2), min_df=min_count, sublinear_tf=True, dtype=np.float32
-                )
+    def __init__(self, columns: ConfigDict, min_count: int) -> None:
+        self._settings = columns
+        self._tfidf = TfIdf(
+            TfidfVectorizer(
+                token_pattern=WORD, ngram_range=(1, 2), min_df=min_count, sublinear_tf=True, dtype=np.float32
             )
-            self._tfidf.fit(training.texts)
+        )
+
+    def fit(self, training: TrainingRecords) -> sparse.csr_matrix:
+        """Learn from the training split, and return its rows; another is a `TypeError`."""
+        require_training(training)
+        self._columns = Columns.learn(training, **self._settings)
+        return self._join(training, None if training.texts is None else self._tfidf.fit(training.texts))
 
     def rows(self, records: Records) -> sparse.csr_matrix:
         """Return the rows of examples, float32."""
-        parts = []
-        if self._tfidf is not None:
-            assert records.texts is not None
-            parts.append(self._tfidf.rows(records.texts))
+        return self._join(records, None if records.texts is None else self._tfidf.rows(records.texts))
+
+    def _join(self, records: Records, terms: sparse.csr_matrix | None) -> sparse.csr_matrix:
+        parts = [] if terms is None else [terms]
         features, categories = self._columns.features(records), self._columns.categories(records)
         if features is not None:
             parts.append(sparse.csr_matrix(features))

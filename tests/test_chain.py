@@ -47,7 +47,7 @@ def make_chain(scores, order="given", hierarchy=None, counts=None, **options):
     given = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     head = Head(hierarchy, num_labels, 4, order=order, **options, **given)
     if counts is not None:
-        head.order_by(Frequencies(counts.astype(float), np.full(num_labels, 9)))
+        head.use_frequencies(Frequencies(counts.astype(float), np.full(num_labels, 9)))
     return head(scores, encoded_for(batch))
 
 

@@ -14,12 +14,13 @@ from test_hierarchy import random_dag
 
 import mlresearch
 from mlresearch.config import resolve
-from mlresearch.decoders.label_attention import cooccurring, reveal
+from mlresearch.decoders.label_attention import cooccurring
 from mlresearch.errors import UserError
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.inputs import Preprocessing, load_dataset
 from mlresearch.label_space import LabelSets
-from mlresearch.model import create_model, take_for_known
+from mlresearch.label_states import reveal, take_for_known
+from mlresearch.model import create_model
 from mlresearch.train import train
 
 LABELS = 6

@@ -61,8 +61,8 @@ LINEAR = ("binary_cross_entropy", "focal", "asymmetric", "smoothed_cross_entropy
 def make(name, options=None, hierarchy=DIAMOND, frequencies=FREQUENCIES):
     options = (VARIANTS.get(name) or [{}])[0] if options is None else options
     loss = part_class("loss", name)(hierarchy, len(frequencies.on), **options)
-    if hasattr(loss, "begin_with"):
-        loss.begin_with(frequencies)
+    if hasattr(loss, "use_frequencies"):
+        loss.use_frequencies(frequencies)
     return loss
 
 

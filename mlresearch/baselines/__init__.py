@@ -170,8 +170,8 @@ class LinearModel:
         self, classifier: sklearn.base.ClassifierMixin, dataset: Dataset, config: ConfigDict, *, min_count: int
     ) -> None:
         training, num_labels = dataset.train, dataset.label_space.num_labels
-        self._vectors = Vectors(training, config.columns, min_count)
-        rows = self._vectors.rows(training)
+        self._vectors = Vectors(config.columns, min_count)
+        rows = self._vectors.fit(training)
         counts = training.labels.counts(num_labels)
         fitted = np.flatnonzero(np.minimum(counts, len(training) - counts) >= MIN_POSITIVES)
         self.weights = np.zeros((num_labels, rows.shape[1]), np.float32)

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from mlresearch.attention import AttentionBlock, LayerNorm, MLPBlock
 from mlresearch.dropout import Hyperparameter
@@ -16,10 +15,10 @@ from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
+from mlresearch.label_states import state_of
 
 MAX_QUERIES = 512
 LAYER_SITE = 1100  # and three more a layer
-REVEAL_SITE = 1090
 
 
 class AttentionWeights(NamedTuple):
@@ -158,9 +157,10 @@ class Decoder(nnx.Module):
 
     label_states: each query also gets a learned vector for its label's state: unknown, known to be on, or known to be
     off. In training, half of the examples know nothing; of each other one a share drawn from 0..1 of the labels is
-    known, and the loss is that of the rest (`reveal`). Then predictions can be conditioned on known labels. It needs a
-    query a label, and a head that takes unknown labels. refinements: rounds in which a prediction's most certain
-    labels, a share growing from round to round, are taken for known and the rest predicted anew; 0: one prediction.
+    known, and the loss is that of the rest (`mlresearch.label_states`). Then predictions can be conditioned on known
+    labels. It needs a query a label, and a head that takes unknown labels. refinements: rounds in which a prediction's
+    most certain labels, a share growing from round to round, are taken for known and the rest predicted anew; 0: one
+    prediction.
 
     num_queries: 0 or None is one query a label, for up to 512 labels; otherwise labels form that many groups,
     and the labels of a group share a query (`GroupedScores` says which). query_dim: the decoder's own width,
@@ -330,30 +330,6 @@ class Decoder(nnx.Module):
     @property
     def _linked(self) -> Bool[Array, "queries queries"] | None:
         return None if self.links is None else self.links[...] > 0
-
-
-def state_of(known: Float[Array, "batch labels"]) -> Int[Array, "batch labels"]:
-    """Return 0 where a label is unknown, NaN, 1 where it is on, 2 where it is off."""
-    return jnp.where(jnp.isnan(known), 0, jnp.where(known > 0.5, 1, 2))
-
-
-def reveal(
-    labels: Bool[Array, "batch labels"] | Float[Array, "batch labels"], keys: Key[Array, "batch"]
-) -> tuple[Float[Array, "batch labels"], Float[Array, "batch labels"]]:
-    """Return labels as training shows them, and the rest of them, which it asks for; NaN stands for the others.
-
-    Half of the examples show nothing, the others a share of their labels that is drawn from 0..1. Unknown labels stay
-    so in both, and soft ones are never shown.
-    """
-
-    def draw(key: Key[Array, ""]) -> Bool[Array, "labels"]:
-        key_any, key_share, key_labels = jax.random.split(jax.random.fold_in(key, REVEAL_SITE), 3)
-        share = jnp.where(jax.random.bernoulli(key_any), jax.random.uniform(key_share), 0.0)
-        return jax.random.uniform(key_labels, labels.shape[1:]) < share
-
-    values = labels.astype(float)
-    shown = jax.vmap(draw)(keys) & ((values == 0) | (values == 1))
-    return jnp.where(shown, values, jnp.nan), jnp.where(shown, jnp.nan, values)
 
 
 def cooccurring(labels: LabelSets, num_labels: int, share: float) -> Bool[np.ndarray, "labels labels"]:

@@ -18,7 +18,7 @@ encoders, found under ``config.head.<file name>``. Whatever the compute dtype of
 float32 or wider; `param_dtype` is that of its parameters, if it has any. A head whose loss touches few labels may have
 ``sparse = True`` as well, with ``expect`` and ``sparse_loss``; see `conditional`. A head with ``causal = True`` asks
 for each label's score given the labels before it: `chain`, which goes with the decoder `causal` alone. A head that
-orders labels by how often they are on in training is told that by ``order_by(counts)``.
+orders labels by how often they are on in training is told that by ``use_frequencies(frequencies)``.
 
 A label-wise loss leaves unknown labels out and takes soft ones (`mlresearch.losses`). A joint likelihood sums over what
 unknown labels may be, and knows no soft ones. `check_label_values` refuses by name what a head cannot take, so that a
@@ -63,10 +63,6 @@ class NotNormalisedError(TypeError):
 
 class NotTiltableError(TypeError):
     """Raised where a distribution is to be tilted, or conditioned on labels, that has no exact form of it."""
-
-
-CERTAIN = 1e30
-"""Log-odds of a label that must be on, negated of one that cannot be: as good as ∞, without its NaN gradients."""
 
 
 class LabelDistribution(abc.ABC):

@@ -258,7 +258,7 @@ class Head(nnx.Module):
         self.index = Structure(None if obeyed is None else index_hierarchy(obeyed, closure=False))
         self.order = Structure(order_labels(labels, obeyed))
 
-    def order_by(self, frequencies: Frequencies) -> None:
+    def use_frequencies(self, frequencies: Frequencies) -> None:
         """Tell how frequent labels are in training: the order of "frequency", which till then is "given"."""
         if self.by_frequency:
             self.order.set_value(order_labels(np.argsort(-frequencies.on, kind="stable"), None))

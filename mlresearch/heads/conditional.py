@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
 from mlresearch.families import Families, Siblings, group_families, log_at_least_one, log_normaliser
 from mlresearch.heads import (
-    CERTAIN,
     LabelDistribution,
     LabelLoss,
     Labels,
@@ -27,7 +26,7 @@ from mlresearch.heads import (
     labels_first,
 )
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.hierarchy_index import HierarchyIndex, LevelEdges, Lists, index_hierarchy
+from mlresearch.hierarchy_index import HierarchyIndex, Lists, index_hierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_given_parents, log_odds_of_hurdle, log_share_among_siblings
@@ -38,8 +37,6 @@ from mlresearch.propagation import (
     parent_minimum,
     parents_on,
     path_sum,
-    segment_any,
-    segment_logsumexp,
     segment_sum,
     settle,
     sum_before,
@@ -48,6 +45,7 @@ from mlresearch.propagation import (
     walk,
 )
 from mlresearch.pytree import pytree_dataclass
+from mlresearch.sum_product import Forest, Known
 from mlresearch.touched import count_touched, log_prob_touched, touched_labels
 
 MODE_SEARCH_STEPS = 256
@@ -56,36 +54,6 @@ MODE_SEARCH_STEPS = 256
 
 OfFamilies: TypeAlias = tuple[Float[Array, "families batch"] | None, Float[Array, "families batch"] | None]
 """What families whose parents are on add to a log-probability where some of their members are on, and where none is."""
-
-
-class Known(NamedTuple):
-    """What is known of labels and of those below them, labels first.
-
-    below: log P(what is known below | the label is on), 0 where nothing is; or log E of factors of labels that are on.
-    on: whether the label, or one below it, is known to be on. possible: whether the label can be on, by what is known
-    of it and below it.
-    """
-
-    below: Float[Array, "labels batch"]
-    on: Bool[Array, "labels batch"]
-    possible: Bool[Array, "labels batch"]
-
-    @property
-    def anything(self) -> Bool[Array, "labels batch"]:
-        """Whether anything is known of a label or of those below it."""
-        return self.on | ~self.possible | (self.below != 0)
-
-    def of(self, labels: Int[Array, "some"]) -> "Known":
-        """Return what is known of some labels, in their order."""
-        return Known(self.below[labels], self.on[labels], self.possible[labels])
-
-    def extend(self, family: "Known", parents: Int[Array, "some"]) -> "Known":
-        """Return it with what is known of whole families added to their parents, which are ascending label ids."""
-        return Known(
-            self.below.at[parents].add(family.below, unique_indices=True, indices_are_sorted=True),
-            self.on.at[parents].max(family.on, unique_indices=True, indices_are_sorted=True),
-            self.possible.at[parents].min(family.possible, unique_indices=True, indices_are_sorted=True),
-        )
 
 
 @pytree_dataclass
@@ -176,8 +144,7 @@ class BayesianNetwork(LabelDistribution):
         """
         if self.families is None:
             return jnp.where(jnp.isnan(labels).any(-1), jnp.nan, self.log_prob(labels > 0.5))
-        none = jnp.zeros_like(self.scores)
-        known, family = self._sum_upwards(Known(none, labels_first(labels > 0.5), labels_first(~(labels <= 0.5))))
+        known, family = self._forest.sum_upwards(Known.of_labels(labels_first(labels)))
         impossible = (known.on & ~known.possible).any(0) | ~family.possible[0]
         return jnp.where(impossible, -jnp.inf, family.below[0])
 
@@ -186,17 +153,13 @@ class BayesianNetwork(LabelDistribution):
 
         Given that a label is on, what is below adds a factor to its odds.
         """
-        self._check_tiltable()
-        nobody = jnp.zeros(self.scores.shape, bool)
-        known, family = self._sum_upwards(Known(labels_first(exponents), nobody, ~nobody))
-        return self._posterior(known), family.below[0]
+        known, family = self._forest.sum_upwards(Known.of_factors(labels_first(exponents)))
+        return self._with(self._forest.posterior(known)), family.below[0]
 
     def given(self, known: Float[Array, "batch labels"]) -> "BayesianNetwork":
         """Return p(labels | known labels), NaN standing for unknown; on a forest that is a network of other scores."""
-        self._check_tiltable()
-        none = jnp.zeros_like(self.scores)
-        found, _ = self._sum_upwards(Known(none, labels_first(known > 0.5), labels_first(~(known <= 0.5))))
-        return self._posterior(found)
+        found, _ = self._forest.sum_upwards(Known.of_labels(labels_first(known)))
+        return self._with(self._forest.posterior(found))
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return the most probable label set, O(labels).
@@ -275,90 +238,14 @@ class BayesianNetwork(LabelDistribution):
             return log_some - self._log_any(), log_none
         return None, None
 
-    def _check_tiltable(self) -> None:
-        if not self.tiltable:
+    @property
+    def _forest(self) -> Forest:
+        if self.families is None:
             raise NotTiltableError("a network on a DAG has no exact tilting, and none given known labels")
+        return Forest(self.scores, self.family_scores, self.index, self.families, self.siblings)
 
-    def _sum_upwards(self, known: Known) -> tuple[Known, Known]:
-        """Return what is known of labels and of those below them, from what is of labels alone; and that of the roots.
-
-        One pass up a forest.
-        """
-        assert self.families is not None
-        below = self.families.below
-
-        def extend(known: Known, edges: LevelEdges) -> Known:
-            members, numbers = edges.sources, below[edges.targets]
-            family = self._sum_siblings(self.scores[members], known.of(members), edges.segments, numbers)
-            return known.extend(family, edges.targets)
-
-        known = walk(self.index.levels, known, extend)
-        roots = self._roots()
-        numbers = jnp.zeros(1, below.dtype)
-        return known, self._sum_siblings(self.scores[roots], known.of(roots), jnp.zeros_like(roots), numbers)
-
-    def _posterior(self, known: Known) -> "BayesianNetwork":
-        """Return the network given what is known of labels and of those below them."""
-        assert self.families is not None
-        members, segments, num_families = self.families.members, self.families.segments, self.families.parent.shape[0]
-        some_on = segment_any(known.on[members], segments, num_families)
-        scores = jnp.where(known.possible, self.scores + known.below, -CERTAIN)
-        if self.siblings in ("one", "at_most_one"):
-            scores = jnp.where(some_on[self.families.family] & ~known.on, -CERTAIN, scores)
-        scores = jnp.where(known.on, CERTAIN, scores)
-        family_scores = self.family_scores
-        if family_scores is not None:
-            possible = segment_any(known.possible[members], segments, num_families)
-            total = _log_given_some(self.scores[members], known.of(members), segments, num_families)
-            family_scores = jnp.where(possible, family_scores + total, -CERTAIN)
-            family_scores = jnp.where(some_on, CERTAIN, family_scores)
-        return dataclasses.replace(self, scores=scores, family_scores=family_scores)
-
-    def _roots(self) -> Int[Array, "roots"]:
-        """Return the label ids of the roots, which lead the list of members."""
-        assert self.families is not None
-        # On a forest every other label has one edge, so that their number is known while tracing.
-        return self.families.members[: self.scores.shape[0] - self.index.edge_children.shape[0]]
-
-    def _sum_siblings(
-        self,
-        scores: Float[Array, "members batch"],
-        known: Known,
-        segments: Int[Array, "members"],
-        numbers: Int[Array, "families"],
-    ) -> Known:
-        """Return what is known of whole families: what is known below a label whose children they are.
-
-        scores, known: of the members. segments: to which of the families they belong; numbers: which families these
-        are.
-        """
-        num_families = len(numbers)
-        some_on = segment_any(known.on, segments, num_families)
-        if self.siblings in ("one", "at_most_one"):
-            rest = self.siblings == "at_most_one"
-            candidate = known.possible & (known.on | ~some_on[segments])
-            normaliser = log_normaliser(scores, segments, num_families, rest=rest)
-            log_softmax = jnp.minimum(scores - normaliser[segments], 0.0)
-            total = segment_logsumexp(jnp.where(candidate, log_softmax + known.below, -CERTAIN), segments, num_families)
-            num_on = segment_sum(known.on.astype(scores.dtype), segments, num_families)
-            possible = (segment_any(candidate, segments, num_families) | (rest & ~some_on)) & (num_on <= 1)
-            if rest:
-                total = jnp.logaddexp(total, jnp.where(some_on, -CERTAIN, -normaliser))
-        elif self.siblings == "any":
-            total = _log_of_free(scores, known, segments, num_families)
-            possible = jnp.ones_like(some_on)
-        else:
-            total = _log_given_some(scores, known, segments, num_families)
-            possible = segment_any(known.possible, segments, num_families)
-            if self.siblings == "hurdle":
-                assert self.family_scores is not None
-                log_some, log_none = log_sigmoids(self.family_scores[numbers])
-                total = jnp.where(possible, total + log_some, -CERTAIN)
-                total = jnp.logaddexp(total, jnp.where(some_on, -CERTAIN, log_none))
-                possible |= ~some_on
-        # Where nothing is known, the probability is 1, and not 1 but for rounding.
-        below = jnp.where(segment_any(known.anything, segments, num_families), total, 0.0)
-        return Known(below, some_on, possible)
+    def _with(self, forest: Forest) -> "BayesianNetwork":
+        return dataclasses.replace(self, scores=forest.scores, family_scores=forest.family_scores)
 
     def _maximise(
         self,
@@ -487,30 +374,6 @@ class BayesianNetwork(LabelDistribution):
                 noise = jax.random.logistic(key_hurdle, self.family_scores.shape, scores.dtype)
                 drawn &= (noise < self.family_scores)[segments]
         return jnp.zeros_like(drawn).at[members].set(drawn, unique_indices=True)
-
-
-def _log_of_free(
-    scores: Float[Array, "members batch"], known: Known, segments: Int[Array, "members"], num_families: int
-) -> Float[Array, "families batch"]:
-    """Return log P(what is known of families), where members are independent."""
-    log_on, log_off = log_sigmoids(scores)
-    on = log_on + known.below
-    either = jnp.where(known.possible, jnp.logaddexp(on, log_off), log_off)
-    return segment_sum(jnp.where(known.on, on, jnp.where(known.anything, either, 0.0)), segments, num_families)
-
-
-def _log_given_some(
-    scores: Float[Array, "members batch"], known: Known, segments: Int[Array, "members"], num_families: int
-) -> Float[Array, "families batch"]:
-    """Return log P(what is known of families | some member of each is on), where members are independent but for that.
-
-    Given what is known, too, they are independent but for that, at other log-odds.
-    """
-    some_on = segment_any(known.on, segments, num_families)
-    log_odds = jnp.where(known.possible, scores + known.below, -CERTAIN)
-    at_least_one = log_at_least_one(log_odds, segments, num_families)
-    total = _log_of_free(scores, known, segments, num_families)
-    return total + jnp.where(some_on, 0.0, at_least_one) - log_at_least_one(scores, segments, num_families)
 
 
 def check_one_parent(hierarchy: LabelHierarchy, setting: str, instead: str) -> None:

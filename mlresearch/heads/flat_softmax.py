@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
 from mlresearch.errors import UserError
-from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels, Structure, labels_first
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, labels_first
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_space import LabelSets
-from mlresearch.logspace import at_least_float32
+from mlresearch.logspace import CERTAIN, at_least_float32
 from mlresearch.prior import log_share_most_specific
 from mlresearch.propagation import keep_with_parents, path_sum, segment_sum, settle
 from mlresearch.pytree import pytree_dataclass

@@ -8,10 +8,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mlresearch.encoders import Encoded
-from mlresearch.heads import CERTAIN, LabelDistribution, LabelLoss, Labels
+from mlresearch.heads import LabelDistribution, LabelLoss, Labels
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
-from mlresearch.logspace import at_least_float32, log_sigmoids
+from mlresearch.logspace import CERTAIN, at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_of
 from mlresearch.pytree import pytree_dataclass
 

@@ -3,12 +3,13 @@
 A loss family is one file here with a class ``Loss``, a part of the model as head and decoder are::
 
     Loss(hierarchy: LabelHierarchy | None, num_labels: int, *, <options with defaults>)
-    loss.begin_with(frequencies)                          # only of a loss that asks how frequent training labels are
+    loss.use_frequencies(frequencies)                     # only of a loss that asks how frequent training labels are
     loss(logits, labels, examples) -> Float[Array, "batch"]
 
 Keyword-only arguments are options, as for encoders, found under ``config.loss.<file name>``. An option that is a
 fraction becomes a `Hyperparameter` (`number`), so that replicas of one program may differ in it. What a loss knows of
-the hierarchy or of training labels are `Structure` variables; before ``begin_with`` all labels are equally frequent.
+the hierarchy or of training labels are `Structure` variables; before ``use_frequencies`` all labels are equally
+frequent.
 
 A loss is summed over the labels of an example. Unknown labels are left out of it: neither its value nor its gradient is
 ever NaN, and with nothing known it is exactly 0. Soft labels y enter by the weights y and 1 − y of being on and off

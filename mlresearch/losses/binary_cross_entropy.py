@@ -48,7 +48,7 @@ class Loss(nnx.Module):
         self.rest = number(1 - beta)  # of which float32 keeps more digits than of a β near 1
         self.counts = None if class_weights == "none" else Structure(jnp.ones((2, num_labels)))
 
-    def begin_with(self, frequencies: Frequencies) -> None:
+    def use_frequencies(self, frequencies: Frequencies) -> None:
         """Take in how frequent labels are in the training split."""
         if self.counts is not None:
             self.counts[...] = jnp.asarray(on_and_off(frequencies), float)

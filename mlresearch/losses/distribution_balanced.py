@@ -51,7 +51,7 @@ class Loss(nnx.Module):
         self.tolerance = number(tolerance)
         self.counts = Structure(jnp.ones((2, num_labels)))
 
-    def begin_with(self, frequencies: Frequencies) -> None:
+    def use_frequencies(self, frequencies: Frequencies) -> None:
         """Take in how frequent labels are in the training split."""
         self.counts[...] = jnp.asarray(on_and_off(frequencies), float)
 
