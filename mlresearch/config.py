@@ -21,6 +21,7 @@ from mlresearch.data.text import ALGORITHMS
 from mlresearch.decisions import GRID, Rules
 from mlresearch.definitions import check_place, direction
 from mlresearch.errors import UserError, suggest
+from mlresearch.linear_scores import CLASSIFIERS
 from mlresearch.optim import NUMBERS, SWITCHES
 
 GIVEN = ("self", "rngs", "dtype", "param_dtype")
@@ -63,6 +64,13 @@ def base_config() -> ConfigDict:
             "columns": {
                 "scale": "standard",  # numbers, as the training split says: standard | quantile (of a normal) | none
                 "min_count": 1,  # categories that fewer training rows have count as never seen
+            },
+            "linear_scores": {
+                "classifier": "",  # linear_svm | logistic_regression: the scores of one a label, read beside the inputs
+                "c": 1.0,  # weight of the training rows against the norm of the weights
+                "class_weight": "none",  # none | balanced
+                "folds": 5,  # training rows are scored by classifiers fitted to the other folds
+                "min_count": 2,  # training texts that have a word or pair of words, at least
             },
             "text": {
                 "vocab_size": 8192,  # SentencePiece, trained on the training split
@@ -159,6 +167,9 @@ def _package(kind: str) -> str:
 
 def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
     """Raise `UserError` if one of the keys that the user gave is an option of a part that is not chosen."""
+    for key in given:
+        if key.startswith("linear_scores.") and not config.linear_scores.classifier:
+            raise UserError(f"config.{key} is set, but config.linear_scores.classifier is empty: set it, too")
     for kind in (*CHOSEN, "data"):
         chosen = str(config[kind].name).partition("/")[0]
         names = data.sources() if kind == "data" else part_names(kind)
@@ -230,6 +241,8 @@ def _check_options(config: ConfigDict, kind: str) -> None:
 
 def _check_values(config: ConfigDict) -> None:
     choices = {
+        "linear_scores.classifier": ("", *CLASSIFIERS),
+        "linear_scores.class_weight": ("none", "balanced"),
         "optim.name": ("adamw", "sgd"),
         "optim.schedule": ("cosine", "linear", "constant"),
         "parallel.mode": ("jit", "pmap"),
@@ -251,7 +264,7 @@ def _check_values(config: ConfigDict) -> None:
         *("train.replicas", "train.chunk_steps"),
         *("evaluate.batch_size", "optim.learning_rate", "text.max_length", "text.num_buckets"),
         *("text.vocab_size", "parallel.label_devices"),
-        "columns.min_count",
+        *("columns.min_count", "linear_scores.c", "linear_scores.min_count"),
     )
     for key in positive:
         if not _at(config, key) > 0:
@@ -262,6 +275,8 @@ def _check_values(config: ConfigDict) -> None:
     ):
         if not _at(config, key) >= 0:
             raise UserError(f"config.{key} is {_at(config, key)}; it must not be negative")
+    if config.linear_scores.folds < 2:
+        raise UserError(f"config.linear_scores.folds is {config.linear_scores.folds}; it must be at least 2")
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
     Rules.of(config)

@@ -129,7 +129,7 @@ def evaluate_ensemble(
     num_labels = dataset.label_space.num_labels
     frequencies = dataset.train.labels.frequencies(num_labels)
     workdir.write_labels(folder, dataset.label_space, frequencies, dataset.hierarchy)
-    splits = {name: members[0].preprocessing.encode(records) for name, records in dataset.splits.items()}
+    splits = members[0].preprocessing.encode_splits(dataset)
     batches = make_batches(config, splits, num_labels)
     rules = Rules.of(config)
     stored = config.evaluate.predictions

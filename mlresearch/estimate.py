@@ -123,10 +123,10 @@ class Estimator:
         if program in self._traced:
             return self._traced[program]
         dataset, sections = self._dataset(config), to_dict(config)
-        key = json.dumps([sections["data"], sections["text"], sections["columns"]], sort_keys=True)
+        key = json.dumps([sections[name] for name in ("data", "text", "columns", "linear_scores")], sort_keys=True)
         if key not in self._preprocessed:
             preprocessing = Preprocessing.learn(config, dataset.train)
-            splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
+            splits = preprocessing.encode_splits(dataset)
             self._preprocessed[key] = preprocessing, splits
         preprocessing, splits = self._preprocessed[key]
         num_labels = dataset.label_space.num_labels

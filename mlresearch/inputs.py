@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from mlresearch import data
@@ -17,6 +18,7 @@ from mlresearch.data.records import Dataset, Records, TrainingRecords, require_t
 from mlresearch.data.text import Tokenizer
 from mlresearch.encoders import InputSpec
 from mlresearch.environment import default_data_dir
+from mlresearch.linear_scores import LinearScores
 
 
 def load_dataset(config: ConfigDict) -> Dataset:
@@ -51,12 +53,15 @@ class Preprocessing:
     """What is learnt from the training split before the model: subwords, scales, vocabularies of categories.
 
     tokenizer: None where there are no texts; columns: None where there are no numeric or categorical ones. max_length:
-    tokens a text is cut to.
+    tokens a text is cut to. linear: scores of linear classifiers, None where they are not asked for; out_of_fold: those
+    of the training split, by classifiers that have not seen them, None where nothing was learnt just now.
     """
 
     tokenizer: Tokenizer | None
     columns: Columns | None
     max_length: int
+    linear: LinearScores | None = None
+    out_of_fold: Float32[np.ndarray, "examples labels"] | None = None
 
     @classmethod
     def learn(cls, config: ConfigDict, training: TrainingRecords) -> "Preprocessing":
@@ -65,7 +70,7 @@ class Preprocessing:
         Equal records give equal results, so a run that goes on learns its own once more.
         """
         require_training(training)
-        tokenizer = columns = None
+        tokenizer = columns = linear = out_of_fold = None
         if training.texts is not None:
             tokenizer = Tokenizer.train(
                 training.texts,
@@ -75,16 +80,20 @@ class Preprocessing:
             )
         if training.features is not None or training.categories is not None:
             columns = Columns.learn(training, **config.columns)
-        return cls(tokenizer, columns, config.text.max_length)
+        if config.linear_scores.classifier:
+            linear, out_of_fold = LinearScores.learn(config.linear_scores, config.columns, training)
+        return cls(tokenizer, columns, config.text.max_length, linear, out_of_fold)
 
     @property
     def spec(self) -> InputSpec:
         """What an encoder may read."""
         num_features = 0 if self.columns is None else len(self.columns.feature_names)
+        num_linear_scores = 0 if self.linear is None else len(self.linear.offsets)
         return InputSpec(
             vocab_size=None if self.tokenizer is None else self.tokenizer.vocab_size,
-            num_features=num_features or None,
+            num_features=num_features + num_linear_scores or None,
             category_sizes=() if self.columns is None else self.columns.category_sizes,
+            num_linear_scores=num_linear_scores,
         )
 
     @property
@@ -95,14 +104,26 @@ class Preprocessing:
         return {
             "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
             "columns": hashlib.sha256(columns).hexdigest(),
+            "linear scores": "" if self.linear is None else self.linear.identity,
         }
 
+    def encode_splits(self, dataset: Dataset) -> dict[str, EncodedSplit]:
+        """Return the model inputs of all splits, the linear scores of training examples out of fold where known."""
+        splits = {name: self.encode(records) for name, records in dataset.splits.items()}
+        if self.out_of_fold is not None:
+            parts = [None if self.columns is None else self.columns.features(dataset.train), self.out_of_fold]
+            splits["train"] = dataclasses.replace(splits["train"], features=_side_by_side(parts))
+        return splits
+
     def encode(self, records: Records) -> EncodedSplit:
-        """Return the model inputs of examples."""
+        """Return the model inputs of examples that nothing was learnt from."""
+        features = [None if self.columns is None else self.columns.features(records)]
+        if self.linear is not None:
+            features.append(self.linear.scores(records))
         split = EncodedSplit(
             labels=records.labels,
             lengths=np.zeros(len(records), np.int32),
-            features=None if self.columns is None else self.columns.features(records),
+            features=_side_by_side(features),
             categories=None if self.columns is None else self.columns.categories(records),
         )
         if self.tokenizer is None or records.texts is None:
@@ -115,6 +136,11 @@ class Preprocessing:
             num_tokens=encoding.num_tokens,
             num_truncated_tokens=encoding.num_truncated_tokens,
         )
+
+
+def _side_by_side(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    there = [each for each in columns if each is not None]
+    return np.concatenate(there, axis=1) if there else None
 
 
 def make_batches(config: ConfigDict, splits: Mapping[str, EncodedSplit], num_labels: int) -> dict[str, Batches]:

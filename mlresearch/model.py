@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from mlresearch.config import part_class
+from mlresearch.decoders.causal import CausalScores
 from mlresearch.dropout import Hyperparameter
 from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError
@@ -17,9 +19,15 @@ from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSets
 from mlresearch.label_states import reveal, take_for_known
 
+LabelScores: TypeAlias = Float[Array, "batch labels scores_per_label"] | CausalScores
+
 
 class Model(nnx.Module):
     """Inputs to a distribution over label sets, and `loss`, the label-wise loss that heads are given.
+
+    Where the inputs have linear scores zᵢ of each label, the decoder's scores of it are added to ``wᵢ zᵢ``, all of
+    them alike where a head wants several; wᵢ is learnt, and 1 at first (Cheng et al., "Wide & Deep Learning for
+    Recommender Systems", 2016).
 
     config: resolved. hierarchy: None where labels are flat. A combination that cannot work is a `UserError`.
     """
@@ -58,6 +66,7 @@ class Model(nnx.Module):
             **precision,
             rngs=rngs,
         )
+        self.wide = nnx.Param(jnp.ones(num_labels, config.model.param_dtype)) if spec.num_linear_scores else None
         self.loss = make_loss(hierarchy, num_labels, **config.loss[config.loss.name])
 
         self.sparse = getattr(self.head, "sparse", False)
@@ -88,12 +97,12 @@ class Model(nnx.Module):
         """
         encoded = self.encoder(inputs, dropout_keys)
         if not self.label_states:
-            return self.head(self.decoder(encoded, dropout_keys), encoded)
-        dist = self.head(self.decoder(encoded, dropout_keys, known), encoded)
+            return self.head(self._widen(self.decoder(encoded, dropout_keys), inputs), encoded)
+        dist = self.head(self._widen(self.decoder(encoded, dropout_keys, known), inputs), encoded)
         rounds = self.decoder.refinements if dropout_keys is None else 0
         for number in range(1, rounds + 1):
             assumed = take_for_known(dist, number / (rounds + 1), known)
-            dist = self.head(self.decoder(encoded, None, assumed), encoded)
+            dist = self.head(self._widen(self.decoder(encoded, None, assumed), inputs), encoded)
         return dist
 
     def training_loss(
@@ -113,8 +122,31 @@ class Model(nnx.Module):
         self, inputs: Inputs, label_ids: Int[Array, "batch width"], dropout_keys: Key[Array, "batch"] | None
     ) -> Float[Array, "batch"]:
         """Return the loss of p(labels | inputs) by the scores of the labels that it touches alone (`sparse` heads)."""
-        encoded = self.encoder(inputs, dropout_keys)
-        return self.head.sparse_loss(label_ids, lambda labels: self.decoder.of_labels(encoded, dropout_keys, labels))
+        encoded, wide = self.encoder(inputs, dropout_keys), self._wide_scores(inputs)
+
+        def scores_of(labels: Int[Array, "batch some"]) -> Float[Array, "batch some 1"]:
+            scores = self.decoder.of_labels(encoded, dropout_keys, labels)
+            if wide is None:
+                return scores
+            return scores + jnp.take_along_axis(wide, labels, axis=1, mode="clip")[..., None].astype(scores.dtype)
+
+        return self.head.sparse_loss(label_ids, scores_of)
+
+    def _wide_scores(self, inputs: Inputs) -> Float[Array, "batch labels"] | None:
+        if self.wide is None:
+            return None
+        assert inputs.features is not None
+        weights = self.wide[...]
+        return weights * jnp.asarray(inputs.features[..., -len(weights) :], weights.dtype)
+
+    def _widen(self, scores: LabelScores, inputs: Inputs) -> LabelScores:
+        """Return the decoder's scores with the linear ones, where there are any."""
+        wide = self._wide_scores(inputs)
+        if wide is None:
+            return scores
+        if isinstance(scores, CausalScores):
+            return scores.shift(wide.astype(scores.start.dtype))
+        return scores + wide[..., None].astype(scores.dtype)
 
 
 def _refuse_unpaired(config: ConfigDict, decoder: Any, head: Any) -> None:

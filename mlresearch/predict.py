@@ -163,9 +163,14 @@ class Run:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
         if self.config.train.refit and split == "validation":
             raise UserError(f"{self.folder}: the run was refitted on train and validation; its record has the numbers")
+        if split == "train" and self.preprocessing.linear is not None:
+            raise UserError(
+                f"{self.folder}: the linear classifiers whose scores the run reads have seen the training split, so "
+                "its metrics would say nothing"
+            )
         dataset = load_dataset(self.config)
         workdir.refuse_changed(self.folder, self.record, dataset)
-        splits = {name: self.preprocessing.encode(records) for name, records in dataset.splits.items()}
+        splits = self.preprocessing.encode_splits(dataset)
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
         scored = score_split(self.score, batches, split, dataset.fingerprint)

@@ -120,7 +120,7 @@ def _train(
     # Data
     hierarchy, num_labels = dataset.hierarchy, dataset.label_space.num_labels
     preprocessing = Preprocessing.learn(config, dataset.train)
-    splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
+    splits = preprocessing.encode_splits(dataset)
     batches = make_batches(config, splits, num_labels)
 
     # Model

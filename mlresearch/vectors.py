@@ -1,8 +1,10 @@
 """Examples as sparse rows of numbers, for linear models: tf–idf of texts, columns, and both side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from ml_collections import ConfigDict
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -40,6 +42,12 @@ class TfIdf:
         """Return the rows of texts, sparse [texts, features]."""
         return self._join([view.transform(texts) for view in self._views])
 
+    @property
+    def terms(self) -> tuple[np.ndarray, Float32[np.ndarray, "terms"]]:
+        """The terms of the only view in the order of their columns, and their inverse document frequencies."""
+        [view] = self._views
+        return view.get_feature_names_out().astype(str), view.idf_.astype(np.float32)
+
     def _join(self, views: list[sparse.csr_matrix]) -> sparse.csr_matrix:
         return (sparse.hstack(views) * len(views) ** -0.5).tocsr()
 
@@ -47,36 +55,67 @@ class TfIdf:
 class Vectors:
     """Rows of numbers of examples: tf–idf of words and pairs of words, scaled features, an indicator a category.
 
-    columns: the config's, how features are scaled. Words and pairs that fewer than `min_count` training texts have are
-    left out.
+    tfidf: None where there are no texts.
     """
 
-    def __init__(self, columns: ConfigDict, min_count: int) -> None:
-        self._settings = columns
-        self._tfidf = TfIdf(
-            TfidfVectorizer(
-                token_pattern=WORD, ngram_range=(1, 2), min_df=min_count, sublinear_tf=True, dtype=np.float32
-            )
-        )
+    def __init__(self, tfidf: TfIdf | None, columns: Columns) -> None:
+        self._tfidf = tfidf
+        self.columns = columns
 
-    def fit(self, training: TrainingRecords) -> sparse.csr_matrix:
-        """Learn from the training split, and return its rows; another is a `TypeError`."""
+    @classmethod
+    def learn(
+        cls, columns: ConfigDict, min_count: int, training: TrainingRecords
+    ) -> tuple["Vectors", sparse.csr_matrix]:
+        """Learn from the training split, and return its rows; another is a `TypeError`.
+
+        columns: the config's, how features are scaled. Words and pairs that fewer than `min_count` training texts have
+        are left out.
+        """
         require_training(training)
-        self._columns = Columns.learn(training, **self._settings)
-        return self._join(training, None if training.texts is None else self._tfidf.fit(training.texts))
+        tfidf = None if training.texts is None else TfIdf(_words(min_df=min_count))
+        vectors = cls(tfidf, Columns.learn(training, **columns))
+        terms = None if tfidf is None or training.texts is None else tfidf.fit(training.texts)
+        return vectors, vectors._join(training, terms)
 
     def rows(self, records: Records) -> sparse.csr_matrix:
         """Return the rows of examples, float32."""
-        return self._join(records, None if records.texts is None else self._tfidf.rows(records.texts))
+        assert self._tfidf is None or records.texts is not None
+        return self._join(records, None if self._tfidf is None else self._tfidf.rows(records.texts or ()))
+
+    @property
+    def terms(self) -> tuple[np.ndarray, Float32[np.ndarray, "terms"]]:
+        """The words and pairs of words in the order of their columns, and their inverse document frequencies."""
+        return (np.zeros(0, str), np.zeros(0, np.float32)) if self._tfidf is None else self._tfidf.terms
+
+    @classmethod
+    def of(cls, terms: np.ndarray, idf: Float32[np.ndarray, "terms"], columns: Mapping[str, Any]) -> "Vectors":
+        """Inverse of `terms` and of `columns` in JSON's types."""
+        tfidf = None
+        if len(terms):
+            view = _words(vocabulary={term: place for place, term in enumerate(terms.tolist())})
+            view.idf_ = idf
+            tfidf = TfIdf(view)
+        return cls(tfidf, Columns.from_json(columns))
 
     def _join(self, records: Records, terms: sparse.csr_matrix | None) -> sparse.csr_matrix:
         parts = [] if terms is None else [terms]
-        features, categories = self._columns.features(records), self._columns.categories(records)
+        features, categories = self.columns.features(records), self.columns.categories(records)
         if features is not None:
             parts.append(sparse.csr_matrix(features))
         if categories is not None:
-            sizes = np.array(self._columns.category_sizes)
+            sizes = np.array(self.columns.category_sizes)
             ids = categories + np.concatenate([[0], np.cumsum(sizes)[:-1]])
             places = np.repeat(np.arange(len(ids)), ids.shape[1]), ids.ravel()
             parts.append(sparse.csr_matrix((np.ones(ids.size, np.float32), places), (len(ids), int(sizes.sum()))))
         return sparse.hstack(parts).tocsr()
+
+
+def _words(*, min_df: int = 1, vocabulary: Mapping[str, int] | None = None) -> TfidfVectorizer:
+    return TfidfVectorizer(
+        token_pattern=WORD,
+        ngram_range=(1, 2),
+        min_df=min_df,
+        vocabulary=vocabulary,
+        sublinear_tf=True,
+        dtype=np.float32,
+    )

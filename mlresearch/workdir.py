@@ -24,6 +24,7 @@ from mlresearch.files import write_bytes, write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import Preprocessing
 from mlresearch.label_space import Frequencies, LabelSpace
+from mlresearch.linear_scores import LinearScores
 
 REFIT = "refit_"
 """What the names of a refit's checkpoints and log begin with."""
@@ -153,11 +154,13 @@ def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:
 
 
 def write_preprocessing(workdir: Path, preprocessing: Preprocessing) -> None:
-    """Write ``tokenizer.model`` and ``columns.json``, where the run has them."""
+    """Write ``tokenizer.model``, ``columns.json`` and ``linear_scores.npz``, where the run has them."""
     if preprocessing.tokenizer is not None:
         preprocessing.tokenizer.save(workdir / "tokenizer.model")
     if preprocessing.columns is not None:
         write_json(workdir / "columns.json", preprocessing.columns.to_json())
+    if preprocessing.linear is not None:
+        preprocessing.linear.save(workdir / "linear_scores.npz")
 
 
 def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Preprocessing:
@@ -165,13 +168,14 @@ def read_preprocessing(workdir: Path, spec: InputSpec, max_length: int) -> Prepr
     tokenizer = columns = None
     if spec.vocab_size is not None:
         tokenizer = Tokenizer.load(workdir / "tokenizer.model")
-    if spec.has_columns:
+    if spec.has_own_columns:
         stored = _read_json(workdir, "columns.json")
         try:
             columns = Columns.from_json(stored)
         except UserError as error:
             raise UserError(f"{workdir / 'columns.json'}: {error}") from None
-    return Preprocessing(tokenizer, columns, max_length)
+    linear = LinearScores.load(workdir / "linear_scores.npz") if spec.num_linear_scores else None
+    return Preprocessing(tokenizer, columns, max_length, linear)
 
 
 def write_labels(

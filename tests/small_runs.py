@@ -78,7 +78,7 @@ def inputs_of(config):
     """Data set, what is learnt from it before the model, and the batches of its splits."""
     dataset = load_dataset(config)
     preprocessing = Preprocessing.learn(config, dataset.train)
-    splits = {name: preprocessing.encode(split) for name, split in dataset.splits.items()}
+    splits = preprocessing.encode_splits(dataset)
     return dataset, preprocessing, make_batches(config, splits, dataset.label_space.num_labels)
 
 

@@ -245,7 +245,7 @@ def test_to_learn_from_another_split_is_a_type_error(config, split):
     for learn in (
         lambda: Preprocessing.learn(config, records),
         lambda: Columns.learn(records, scale="standard", min_count=1),
-        lambda: Vectors(config.columns, 1).fit(records),
+        lambda: Vectors.learn(config.columns, 1, records),
     ):
         with pytest.raises(TypeError):  # by annotation under jaxtyping, by `require_training` without
             learn()

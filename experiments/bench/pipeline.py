@@ -24,7 +24,7 @@ def bench_pipeline() -> None:
     config = resolve(config)
     dataset = load_dataset(config)
     preprocessing = Preprocessing.learn(config, dataset.train)
-    splits = {name: preprocessing.encode(records) for name, records in dataset.splits.items()}
+    splits = preprocessing.encode_splits(dataset)
     num_labels = dataset.label_space.num_labels
     batches = make_batches(config, splits, num_labels)["train"]
     size = config.train.batch_size

@@ -11,20 +11,18 @@ Keyword-only arguments are options, found under ``config.baseline.<file name>``.
 data, columns and evaluate act beside them.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 import sklearn.base
 from jaxtyping import Bool, Float32
 from ml_collections import ConfigDict
-from scipy import sparse, special
+from scipy import special
 
 from mlresearch import environment, workdir
 from mlresearch.config import part_class
@@ -36,6 +34,7 @@ from mlresearch.files import write_json
 from mlresearch.heads import LabelDistribution
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.inputs import load_dataset
+from mlresearch.linear import fit_labels
 from mlresearch.logspace import log_odds
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredSplit
@@ -49,8 +48,6 @@ BLOCK_ROWS = 128
 
 MIN_POSITIVES = 5
 """No classifier is fitted to a label with fewer training examples that have it, or that lack it."""
-
-ClassWeight = Literal["none", "balanced"]
 
 
 class Answer(NamedTuple):
@@ -170,13 +167,12 @@ class LinearModel:
         self, classifier: sklearn.base.ClassifierMixin, dataset: Dataset, config: ConfigDict, *, min_count: int
     ) -> None:
         training, num_labels = dataset.train, dataset.label_space.num_labels
-        self._vectors = Vectors(config.columns, min_count)
-        rows = self._vectors.fit(training)
+        self._vectors, rows = Vectors.learn(config.columns, min_count, training)
         counts = training.labels.counts(num_labels)
         fitted = np.flatnonzero(np.minimum(counts, len(training) - counts) >= MIN_POSITIVES)
         self.weights = np.zeros((num_labels, rows.shape[1]), np.float32)
         self.intercepts = special.logit(np.where(2 * counts > len(training), 1 - LEAST_PROBABILITY, LEAST_PROBABILITY))
-        classifiers = fit_labels(classifier, rows, training, fitted, num_labels)
+        classifiers = fit_labels(classifier, rows, training.labels, fitted, num_labels)
         for label, each in zip(fitted, track(classifiers, "fit labels", len(fitted)), strict=True):
             self.weights[label], self.intercepts[label] = each.coef_[0], each.intercept_[0]
         self.num_features = rows.shape[1]
@@ -186,28 +182,3 @@ class LinearModel:
         """Return ``log σ(w · x + b)``, float32, and which labels are over ½."""
         logits = self._vectors.rows(records) @ self.weights.T + self.intercepts
         return Answer(special.log_expit(logits).astype(np.float32), logits > 0)
-
-
-def fit_labels(
-    classifier: sklearn.base.ClassifierMixin,
-    rows: sparse.csr_matrix,
-    records: Records,
-    labels: np.ndarray,
-    num_labels: int,
-) -> Iterator[Any]:
-    """Yield one fitted copy of a classifier a label, in the order of `labels`, fitted on all cores."""
-    by_label = records.labels.sparse(num_labels).tocsc()
-
-    def fit(label: int) -> Any:
-        positive = np.zeros(len(records), bool)
-        positive[by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]] = True
-        return sklearn.base.clone(classifier).fit(rows, positive)
-
-    # Threads, since the solvers let go of Python's lock and all read the same rows.
-    parallel = joblib.Parallel(n_jobs=os.cpu_count(), prefer="threads", return_as="generator")
-    return parallel(joblib.delayed(fit)(label) for label in labels.tolist())
-
-
-def balance(class_weight: ClassWeight) -> str | None:
-    """Return how scikit-learn says it."""
-    return None if class_weight == "none" else class_weight

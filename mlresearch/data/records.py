@@ -57,6 +57,7 @@ class TrainingRecords(Records):
 
     feature_names: tuple[str, ...] = ()
     category_names: tuple[str, ...] = ()
+    num_labels: int = 0
 
 
 def require_training(records: Records) -> None:
@@ -90,7 +91,12 @@ class Dataset:
     def train(self) -> TrainingRecords:
         """The training split."""
         records = {field.name: getattr(self.splits["train"], field.name) for field in dataclasses.fields(Records)}
-        return TrainingRecords(**records, feature_names=self.feature_names, category_names=self.category_names)
+        return TrainingRecords(
+            **records,
+            feature_names=self.feature_names,
+            category_names=self.category_names,
+            num_labels=self.label_space.num_labels,
+        )
 
     @functools.cached_property
     def hierarchy(self) -> LabelHierarchy | None:

@@ -55,6 +55,10 @@ class CausalScores:
         """Return the scores for labels in another order."""
         return CausalScores(self.start, jax.tree.map(lambda x: x[labels], self.links))
 
+    def shift(self, scores: Float[Array, "batch labels"]) -> "CausalScores":
+        """Return the scores with some of the input alone added."""
+        return CausalScores(self.start, self.links._replace(direct=self.links.direct + scores.T))
+
     def given(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch labels"]:
         """Return sᵢ for every label i, where the labels before it are as given.
 

@@ -25,11 +25,13 @@ class InputSpec:
 
     vocab_size: number of subword ids. num_features: numeric columns. category_sizes: number of ids of each categorical
     column, id 0 (missing, or never seen in training) included; a list, as JSON gives it, is taken for a tuple.
+    num_linear_scores: how many of the numeric columns, the last of them, are `mlresearch.linear_scores`, one a label.
     """
 
     vocab_size: int | None = None
     num_features: int | None = None
     category_sizes: Sequence[int] = ()
+    num_linear_scores: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "category_sizes", tuple(self.category_sizes))
@@ -38,6 +40,11 @@ class InputSpec:
     def has_columns(self) -> bool:
         """Whether there are numeric features or categorical columns."""
         return bool(self.num_features or self.category_sizes)
+
+    @property
+    def has_own_columns(self) -> bool:
+        """Whether the data set has such columns itself."""
+        return (self.num_features or 0) > self.num_linear_scores or bool(self.category_sizes)
 
 
 @pytree_dataclass

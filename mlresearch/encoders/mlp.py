@@ -31,7 +31,7 @@ class Encoder(nnx.Module):
     token (`mlresearch.tabular.FeatureGroups`), followed by one a categorical column; 0: pooled is the only token.
 
     Raises `UserError` where the data set has neither features nor categorical columns, where it has text, which would
-    not be read, and for no layers.
+    not be read but for linear scores of it, and for no layers.
 
     Source: Giunchiglia and Lukasiewicz, "Coherent Hierarchical Multi-Label Classification Networks", 2020.
     """
@@ -51,10 +51,11 @@ class Encoder(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        if spec.vocab_size is not None:
+        if spec.vocab_size is not None and not spec.num_linear_scores:
             raise UserError(
                 "encoder 'mlp' reads numeric features and categories alone and would ignore this data set's text; "
-                "choose an encoder that reads text, 'bag' or 'text_transformer', or leave the text column out"
+                "choose an encoder that reads text, 'bag' or 'text_transformer', leave the text column out, or give "
+                "linear scores of it (config.linear_scores.classifier)"
             )
         if not spec.has_columns:
             raise UserError(

@@ -1,0 +1,128 @@
+"""Scores of linear classifiers as inputs of a model: the wide path beside the learned encoder."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from ml_collections import ConfigDict
+from scipy import optimize, special
+
+from mlresearch.data.records import Records, TrainingRecords, require_training
+from mlresearch.errors import UserError
+from mlresearch.files import write_bytes
+from mlresearch.linear import fit_labels, logistic_regression, support_vectors
+from mlresearch.progress import track
+from mlresearch.vectors import Vectors
+
+CLASSIFIERS = {"linear_svm": support_vectors, "logistic_regression": logistic_regression}
+
+SEED = 0
+"""Of the folds and the solvers: what is learnt from data is the same for every run's seed."""
+
+LARGEST_SLOPE = 100.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearScores:
+    """One linear classifier a label on `Vectors`, whose scores ``z = a (w · x + b − m)`` a model takes as inputs.
+
+    A model that learns from them has to see of its training rows what it will see of others, so these rows are scored
+    by classifiers that have not seen them: rows are dealt into folds, and each is scored by what was fitted to the
+    others (stacking). m is a label's mean over these scores, and a, the same for all labels, makes ``logit nₗ / n + z``
+    their best log-odds: the a of the largest likelihood of the training labels. A label that is on in no row of the
+    other folds scores 0 in a fold. Terms and their weights are those of all training texts.
+
+    weights: a w, float32 [labels, numbers]; offsets: a (b − m), of classifiers fitted to the whole training split.
+
+    Sources: Wolpert, "Stacked Generalization", 1992; Godbole and Sarawagi, "Discriminative Methods for Multi-labeled
+    Classification", 2004 (of labels).
+    """
+
+    vectors: Vectors
+    weights: Float32[np.ndarray, "labels numbers"]
+    offsets: Float64[np.ndarray, "labels"]
+
+    @classmethod
+    def learn(
+        cls, settings: ConfigDict, columns: ConfigDict, training: TrainingRecords
+    ) -> tuple["LinearScores", Float32[np.ndarray, "examples labels"]]:
+        """Learn from training records, and return the scores of these as well; others are a `TypeError`.
+
+        settings, columns: of the config. Soft and unknown labels are a `UserError`.
+        """
+        require_training(training)
+        labels, count = training.labels, training.num_labels
+        if labels.has_soft or labels.has_unknown:
+            raise UserError("config.linear_scores needs labels that are on or off; this data set has others: set it ''")
+        vectors, rows = Vectors.learn(columns, settings.min_count, training)
+        classifier = CLASSIFIERS[settings.classifier](settings.c, settings.class_weight, SEED)
+
+        def fit(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Return weights and intercepts fitted to some rows, NaN for a label that is on, or off, in all of them."""
+            weights, intercepts = np.zeros((count, rows.shape[1]), np.float32), np.full(count, np.nan)
+            truth = labels.select(part)
+            times = truth.counts(count)
+            mixed = np.flatnonzero((times > 0) & (times < len(part)))
+            for label, each in zip(mixed, fit_labels(classifier, rows[part], truth, mixed, count), strict=True):
+                weights[label], intercepts[label] = each.coef_[0], each.intercept_[0]
+            return weights, intercepts
+
+        folds = np.random.default_rng(SEED).permutation(len(training)) % settings.folds
+        margins = np.full((len(training), count), np.nan)
+        for fold in track(range(settings.folds), "fit linear scores", settings.folds):
+            held_out = folds == fold
+            weights, intercepts = fit(np.flatnonzero(~held_out))
+            margins[held_out] = rows[held_out] @ weights.T + intercepts
+        known = ~np.isnan(margins)
+        means = np.where(known, margins, 0).sum(0) / np.maximum(known.sum(0), 1)
+        centred = np.where(known, margins - means, 0.0)
+        slope = _slope(centred, labels.multi_hot(count))
+        weights, intercepts = fit(np.arange(len(training)))
+        offsets = np.where(np.isnan(intercepts), 0.0, slope * (intercepts - means))
+        return cls(vectors, (slope * weights).astype(np.float32), offsets), (slope * centred).astype(np.float32)
+
+    def scores(self, records: Records) -> Float32[np.ndarray, "examples labels"]:
+        """Return the scores of examples that are not among those that were learnt from."""
+        return (self.vectors.rows(records) @ self.weights.T + self.offsets).astype(np.float32)
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything."""
+        terms, idf = self.vectors.terms
+        parts = [json.dumps([terms.tolist(), self.vectors.columns.to_json()]).encode()]
+        parts += [array.tobytes() for array in (idf, self.weights, self.offsets)]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file of arrays."""
+        terms, idf = self.vectors.terms
+        columns = np.array(json.dumps(self.vectors.columns.to_json()))
+        content = io.BytesIO()
+        np.savez_compressed(content, terms=terms, idf=idf, columns=columns, weights=self.weights, offsets=self.offsets)
+        write_bytes(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearScores":
+        """Return what `save` wrote; anything else is a `UserError`."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                vectors = Vectors.of(stored["terms"], stored["idf"], json.loads(str(stored["columns"])))
+                return cls(vectors, stored["weights"], stored["offsets"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is missing or damaged: {error}") from None
+
+
+def _slope(centred: Float64[np.ndarray, "examples labels"], truth: np.ndarray) -> float:
+    """Return the a in (0, `LARGEST_SLOPE`) for which log-odds ``logit nₗ / n + a z`` are the likeliest."""
+    prior = special.logit((truth.sum(0) + 0.5) / (len(truth) + 1))
+    signs = np.where(truth, 1.0, -1.0)
+
+    def loss(slope: float) -> float:
+        return -special.log_expit(signs * (prior + slope * centred)).sum()
+
+    return float(optimize.minimize_scalar(loss, bounds=(0, LARGEST_SLOPE), method="bounded").x)
