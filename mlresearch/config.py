@@ -19,7 +19,7 @@ from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
 from mlresearch.decisions import GRID, Rules
-from mlresearch.definitions import check_place, direction
+from mlresearch.definitions import RANKING, check_place, direction
 from mlresearch.errors import UserError, suggest
 from mlresearch.linear_scores import CLASSIFIERS
 from mlresearch.optim import NUMBERS, SWITCHES
@@ -308,8 +308,7 @@ def check_selection(place: str) -> None:
     except UserError as error:
         raise UserError(f"config.train.select: {error}") from None
     metric = place.partition(".")[2]
-    ranks = metric.endswith("average_precision") or metric.startswith("precision_at_")
-    if direction(place) == 0 or (group == "ranking") != ranks or (group == "loss") != (metric == "mean"):
+    if direction(place) == 0 or (group == "ranking") != (metric in RANKING) or (group == "loss") != (metric == "mean"):
         raise UserError(
             f"config.train.select is {place!r}: it is mode.METRIC or half.METRIC of predicted labels, ranking.METRIC "
             "of scores, such as ranking.micro_average_precision, or loss.mean, of which more or less is better"

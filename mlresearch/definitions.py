@@ -42,12 +42,31 @@ HIGHER: dict[str, str] = {
     **{
         f"precision_at_{k}": f"share of true labels among an example's {k} of highest score, mean" for k in PRECISION_AT
     },
+    **{
+        f"ndcg_at_{k}": f"sum of 1 / log2(place + 1) over the true labels among an example's {k} of highest score, "
+        "over what it is at best, mean over examples with a true label"
+        for k in PRECISION_AT
+    },
+    "r_precision": "share of true labels among an example's as many of highest score as it has, mean",
+    "label_ranking_average_precision": "share of true labels among those that score no less than one of them, mean "
+    "over an example's true labels and over examples; 1 where none is true",
 }
 """Definitions of metrics of which more is better, by name."""
+
+RANKING = frozenset(
+    {
+        *("micro_average_precision", "macro_average_precision", "label_ranking_average_precision"),
+        *("r_precision", "coverage_error", "ranking_loss"),
+        *(f"{name}_at_{k}" for name in ("precision", "ndcg") for k in PRECISION_AT),
+    }
+)
+"""Metrics of scores, which stand under ``ranking``."""
 
 LOWER: dict[str, str] = {
     "hamming_loss": "share of wrong cells among those that are known",
     "violation_rate": "share of examples with a child predicted without one of its parents",
+    "coverage_error": "how many labels score no less than an example's lowest true one, mean",
+    "ranking_loss": "share of an example's pairs of a true and a false label with the false one scoring no less, mean",
     "mean": "what the head minimises in training, the mean over examples",
 }
 """Definitions of metrics of which less is better; ``mean`` is the loss's."""
@@ -74,6 +93,9 @@ TITLES = {
     "micro_average_precision": "AU(PRC)",
     "mean": "loss",
     **{f"precision_at_{k}": f"P@{k}" for k in PRECISION_AT},
+    **{f"ndcg_at_{k}": f"nDCG@{k}" for k in PRECISION_AT},
+    "r_precision": "R-precision",
+    "label_ranking_average_precision": "LRAP",
 }
 """How metrics are headed whose names are long."""
 

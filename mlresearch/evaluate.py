@@ -23,7 +23,7 @@ from mlresearch.decisions import (
 )
 from mlresearch.files import write_json
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.metrics import Edges, LabelCounts, Positives, Ranks, TopHits
+from mlresearch.metrics import Edges, ExampleRanks, LabelCounts, Positives, Ranks
 from mlresearch.predictions import Predictions
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredRows, ScoredSplit
@@ -56,7 +56,7 @@ class Counts:
 
     decisions: Mapping[str, LabelCounts]
     at_thresholds: tuple[LabelCounts, ...]
-    top_hits: TopHits
+    example_ranks: ExampleRanks
     positives: Positives
     loss: float
     diverged: bool
@@ -73,7 +73,7 @@ class Counts:
                 for name, decision in decisions.items()
             },
             counts_at(scores, grid) if grid else (),
-            TopHits.of(scores.log_marginals, scores.labels, scores.known),
+            ExampleRanks.of(scores.log_marginals, scores.labels, scores.known),
             Positives.of(scores.log_marginals, scores.labels, scores.known),
             float(scores.loss.sum(dtype=np.float64)),
             bool(np.isnan(scores.log_marginals).any()),
@@ -84,7 +84,7 @@ class Counts:
         return Counts(
             {name: counts.merge(other.decisions[name]) for name, counts in self.decisions.items()},
             tuple(mine.merge(its) for mine, its in zip(self.at_thresholds, other.at_thresholds, strict=True)),
-            self.top_hits.merge(other.top_hits),
+            self.example_ranks.merge(other.example_ranks),
             self.positives.merge(other.positives),
             self.loss + other.loss,
             self.diverged or other.diverged,
@@ -101,7 +101,7 @@ class Evaluation:
 
     decisions: Mapping[str, LabelCounts]
     loss: float | None
-    top_hits: TopHits
+    example_ranks: ExampleRanks
     ranks: Ranks | None = None
     validation: ValidationCounts | None = None
     predictions: Predictions | None = None
@@ -112,7 +112,7 @@ class Evaluation:
             name: {**counts.compute()} for name, counts in self.decisions.items()
         }
         if self.ranks is not None:
-            metrics["ranking"] = {**self.ranks.compute(), **self.top_hits.compute()}
+            metrics["ranking"] = {**self.ranks.compute(), **self.example_ranks.compute()}
         return metrics | {"loss": {"mean": self.loss}}
 
 
@@ -151,7 +151,7 @@ def evaluate(
         else Evaluation(
             own.decisions,
             own.loss / len(scored) if math.isfinite(own.loss) else None,
-            own.top_hits,
+            own.example_ranks,
             ranks[run] if ranking else None,
             ValidationCounts(scored.name, scored.fingerprint, grid, own.at_thresholds, ranks[run]) if grid else None,
             kept[run],

@@ -1,9 +1,9 @@
 """Mergeable states → every reported number.
 
-Three states cover a split: `LabelCounts` sums what predictions got right and wrong, `TopHits` what the highest scores
-of each example hit, and `Ranks` counts how many scores are no less than each of the `Positives`, which have to be
-known first. All are made of a few examples at a time and merged, so that no matrix of a whole split is ever needed:
-they hold O(labels + positives) numbers.
+Three states cover a split: `LabelCounts` sums what predictions got right and wrong, `ExampleRanks` where the true
+labels of each example rank among its others, and `Ranks` counts how many scores are no less than each of the
+`Positives`, which have to be known first. All are made of a few examples at a time and merged, so that no matrix of a
+whole split is ever needed: they hold O(labels + positives) numbers.
 
 A cell is a label of an example. All of them take `known`: whether the truth of each cell is known, None where all
 of it is. Unknown cells are left out; what labels and predictions hold there is not looked at, except that
@@ -13,6 +13,7 @@ labels the truth is a probability over ½. Any strictly increasing function of t
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -269,15 +270,78 @@ class ExampleValues(NamedTuple):
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TopHits:
-    """How many true labels are among the k known ones that score highest, for those of `PRECISION_AT` that there are.
+def rank_examples(
+    scores: Float[np.ndarray, "examples labels"],
+    labels: Bool[np.ndarray, "examples labels"],
+    known: Bool[np.ndarray, "examples labels"] | None = None,
+) -> dict[str, Float[np.ndarray, "examples"]]:
+    """Return every metric of each example's ranking of its known labels, NaN where a metric leaves an example out.
 
-    hits: sums over examples, int64 [depths]; examples: those with at least k known labels, int64 [depths].
+    All of them leave out examples without a known label.
+
+    - ``precision_at_<k>``, k = 1, 3, 5: share of true labels among the k known ones that score highest. Examples with
+      fewer than k known labels are left out (Jain, Prabhu & Varma, "Extreme Multi-label Loss Functions for
+      Recommendation, Tagging, Ranking & Other Missing Label Applications", 2016).
+    - ``ndcg_at_<k>``: Σ 1 / log₂(place + 1) over the true labels among the first k places, divided by what it is where
+      they come first. Examples without a true label are left out (Järvelin & Kekäläinen, "Cumulated Gain-based
+      Evaluation of IR Techniques", 2002).
+    - ``r_precision``: share of true labels among as many of highest score as there are true ones. Examples without a
+      true label are left out (Manning, Raghavan & Schütze, "Introduction to Information Retrieval", 2008).
+    - ``label_ranking_average_precision``: the mean over an example's true labels of the share of true ones among those
+      that score no less; 1 where all labels or none are true (Schapire & Singer, "BoosTexter: A Boosting-based System
+      for Text Categorization", 2000).
+    - ``coverage_error``: how many labels score no less than the lowest true one; 0 where none is true (Tsoumakas,
+      Katakis & Vlahavas, "Mining Multi-label Data", 2010).
+    - ``ranking_loss``: share of pairs of a true and a false label in which the false one scores no less; 0 where there
+      is none (Schapire & Singer, 2000).
+
+    Of equal scores the label that comes first in the label space goes first in the first three; the others are
+    scikit-learn's. O(cells · log(labels) + true labels · log(cells)), and O(labels) a tie.
     """
+    num_labels = labels.shape[1]
+    known = np.ones(labels.shape, bool) if known is None else known
+    true = labels & known
+    num_known, num_true = known.sum(axis=1), true.sum(axis=1)
+    rows, columns = np.nonzero(true)
+    cells = _keys(rows, scores[rows, columns])
+    # Of each true label: how many labels, and how many true ones, score no less, and its place, from 0.
+    rivals = _keys(np.arange(len(labels))[:, None], np.sort(np.where(known, scores, np.inf), axis=1)).ravel()
+    stop = rows * num_labels + num_known[rows]  # what is unknown stands last
+    no_less, place = (stop - np.searchsorted(rivals, cells, side=side) for side in ("left", "right"))
+    true_no_less = np.cumsum(num_true)[rows] - np.searchsorted(np.sort(cells), cells)
+    for cell in np.flatnonzero(no_less - place > 1).tolist():
+        row, column = rows[cell], columns[cell]
+        place[cell] += (known[row, :column] & (scores[row, :column] == scores[row, column])).sum()
 
-    hits: Int[np.ndarray, "depths"]
-    examples: Int[np.ndarray, "depths"]
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(rows, values, minlength=len(labels))
+
+    discounts = 1 / np.log2(np.arange(num_labels) + 2)
+    best = np.concatenate([[0.0], np.cumsum(discounts)])
+    metrics = {}
+    for k in PRECISION_AT:
+        if k <= num_labels:
+            within = place < k
+            metrics[f"precision_at_{k}"] = np.where(num_known >= k, total(within) / k, np.nan)
+            gain = total(within * discounts[place]) / best[np.clip(num_true, 1, k)]
+            metrics[f"ndcg_at_{k}"] = np.where(num_true > 0, gain, np.nan)
+    some = np.maximum(num_true, 1)
+    metrics["r_precision"] = np.where(num_true > 0, total(place < num_true[rows]) / some, np.nan)
+    in_order = (num_true == 0) | (num_true == num_known)
+    average_precision = np.where(in_order, 1.0, total(true_no_less / np.maximum(no_less, 1)) / some)
+    reach = np.zeros(len(labels))
+    np.maximum.at(reach, rows, no_less)
+    wrong = total(no_less - true_no_less) / np.maximum(num_true * (num_known - num_true), 1)
+    of_all = {"label_ranking_average_precision": average_precision, "coverage_error": reach, "ranking_loss": wrong}
+    return metrics | {name: np.where(num_known > 0, values, np.nan) for name, values in of_all.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleRanks:
+    """Where true labels stand among the known ones of their example: sums and counts of `rank_examples`, by metric."""
+
+    sums: Mapping[str, float]
+    counts: Mapping[str, int]
 
     @classmethod
     def of(
@@ -285,40 +349,20 @@ class TopHits:
         scores: Float[np.ndarray, "examples labels"],
         labels: Bool[np.ndarray, "examples labels"],
         known: Bool[np.ndarray, "examples labels"] | None = None,
-    ) -> "TopHits":
-        """Count some examples: one maximum a rank."""
-        num_labels = labels.shape[1]
-        depths = [k for k in PRECISION_AT if k <= num_labels]
-        num_known = np.full(len(labels), num_labels) if known is None else known.sum(axis=1)
-        # −∞ marks labels already taken, so a score of −∞ becomes the least finite one.
-        left = np.maximum(scores, np.finfo(scores.dtype).min)
-        if known is not None:
-            left[~known] = -np.inf
-        hits, examples = np.zeros((2, len(depths)), np.int64)
-        true = np.zeros(len(labels), np.int64)  # among the labels taken
-        for rank in range(max(depths, default=0)):
-            best = left.argmax(axis=1, keepdims=True)  # the first of equal scores
-            true += np.take_along_axis(labels, best, axis=1)[:, 0]
-            np.put_along_axis(left, best, -np.inf, axis=1)
-            if rank + 1 in depths:
-                enough, at = num_known > rank, depths.index(rank + 1)
-                hits[at], examples[at] = true[enough].sum(), enough.sum()
-        return cls(hits, examples)
+    ) -> "ExampleRanks":
+        """Sum over some examples."""
+        values = rank_examples(scores, labels, known)
+        sums = {name: float(np.nansum(each)) for name, each in values.items()}
+        return cls(sums, {name: int((~np.isnan(each)).sum()) for name, each in values.items()})
 
-    def merge(self, other: "TopHits") -> "TopHits":
+    def merge(self, other: "ExampleRanks") -> "ExampleRanks":
         """Return the state of both states' examples together."""
-        return TopHits(self.hits + other.hits, self.examples + other.examples)
+        sums = {name: value + other.sums[name] for name, value in self.sums.items()}
+        return ExampleRanks(sums, {name: count + other.counts[name] for name, count in self.counts.items()})
 
     def compute(self) -> dict[str, float]:
-        """Return every ``precision_at_<k>``, k = 1, 3, 5.
-
-        Mean over examples of the share of true labels among the k known ones that score highest; of equal scores the
-        label that comes first in the label space goes first. Examples with fewer than k known labels are left out;
-        where all have fewer, so is the metric (Jain, Prabhu & Varma, "Extreme Multi-label Loss Functions for
-        Recommendation, Tagging, Ranking & Other Missing Label Applications", 2016).
-        """
-        counted = zip(PRECISION_AT, self.hits.tolist(), self.examples.tolist(), strict=False)
-        return {f"precision_at_{k}": hits / (k * examples) for k, hits, examples in counted if examples}
+        """Return the mean of every metric of `rank_examples` over the examples that it does not leave out, if any."""
+        return {name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import numpy as np
 
 from mlresearch.decisions import ValidationCounts, counts_at
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
+from mlresearch.metrics import ExampleRanks, LabelCounts, Positives, Ranks
 from mlresearch.scored import ScoredRows, ScoredSplit
 
 
@@ -20,7 +20,7 @@ def ranks_of(scores, labels, known=None):
 
 def ranking_metrics(scores, labels, known=None):
     """Every metric of rankings."""
-    return ranks_of(scores, labels, known).compute() | TopHits.of(scores, labels, known).compute()
+    return ranks_of(scores, labels, known).compute() | ExampleRanks.of(scores, labels, known).compute()
 
 
 def split_metrics(scores, preds, labels, edges, known=None):

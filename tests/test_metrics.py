@@ -12,13 +12,17 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    coverage_error,
     hamming_loss,
+    label_ranking_average_precision_score,
+    label_ranking_loss,
+    ndcg_score,
     precision_recall_fscore_support,
 )
 from small_scores import label_metrics, ranking_metrics, ranks_of, split_metrics
 
 from mlresearch.errors import UserError
-from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
+from mlresearch.metrics import ExampleRanks, LabelCounts, Positives, Ranks
 
 # Both sides add the same float64 ratios in another order; no sum here has more than a few hundred terms.
 TOLERANCE = 1e-12
@@ -162,6 +166,36 @@ def test_precision_at_k_takes_the_first_of_equal_scores():
             assert actual[f"precision_at_{k}"] == pytest.approx(np.mean(shares), rel=TOLERANCE)
 
 
+def test_rankings_of_examples_equal_scikit_learn():
+    seen = {"nothing true": 0, "ties": 0}
+    for labels, _, scores in random_cases(4, 500):
+        if labels.shape[1] == 1:
+            continue  # scikit-learn reads one column as two classes
+        actual = ranking_metrics(scores, labels)
+        average_precision = label_ranking_average_precision_score(labels, scores)
+        assert actual["label_ranking_average_precision"] == pytest.approx(average_precision, rel=TOLERANCE)
+        assert actual["coverage_error"] == pytest.approx(coverage_error(labels, scores), rel=TOLERANCE)
+        assert actual["ranking_loss"] == pytest.approx(label_ranking_loss(labels, scores), rel=TOLERANCE)
+        some = labels.any(axis=1)
+        # Equal scores moved apart by so little that nothing else changes its place: the first label goes first.
+        apart = scores.astype(np.float64) - 1e-9 * np.arange(labels.shape[1])
+        for k in (1, 3, 5):
+            if k <= labels.shape[1] and some.any():
+                expected = ndcg_score(labels[some], apart[some], k=k)
+                assert actual[f"ndcg_at_{k}"] == pytest.approx(expected, rel=TOLERANCE)
+        shares = [
+            row[np.argsort(-by, kind="stable")[: row.sum()]].mean()
+            for row, by in zip(labels[some], apart[some], strict=True)
+        ]
+        if shares:
+            assert actual["r_precision"] == pytest.approx(np.mean(shares), rel=TOLERANCE)
+        else:
+            assert "r_precision" not in actual
+        seen["nothing true"] += not some.all()
+        seen["ties"] += len(np.unique(scores)) < scores.size
+    assert min(seen.values()) >= 10, seen
+
+
 def test_hand_worked_example():
     # Labels a, b, c with b a child of a.      true    predicted
     #   example 0                              a b     a            1 hit, 0 false, 1 missed
@@ -208,6 +242,15 @@ def test_hand_worked_example():
         # First: a hits, c hits, a misses, a hits. All three labels: 2 + 2 + 0 + 1 hits.
         "precision_at_1": 3 / 4,
         "precision_at_3": 5 / 12,
+        # Places of true labels: a 1 and b 2; c 1 and a 3; a 1. Examples with a true label: 0, 1 and 3.
+        "ndcg_at_1": 1,
+        "ndcg_at_3": (1 + (1 + 1 / 2) / (1 + 1 / math.log2(3)) + 1) / 3,
+        "r_precision": (1 + 1 / 2 + 1) / 3,
+        # Shares of true ones among those no lower: 1, 1; 1, 2/3; 1; and 1 where nothing is true.
+        "label_ranking_average_precision": (1 + (1 + 2 / 3) / 2 + 1 + 1) / 4,
+        "coverage_error": (2 + 3 + 0 + 1) / 4,
+        # Pairs in the wrong order: none of 2; a below b of 2; none of 2.
+        "ranking_loss": (0 + 1 / 2 + 0 + 0) / 4,
     }
     assert metrics == pytest.approx(expected, rel=TOLERANCE)
 
@@ -242,11 +285,11 @@ def test_any_split_into_batches_gives_the_same(batch, cuts, data):
             np.testing.assert_allclose(actual, expected, rtol=tolerance)
 
     parts = [part for part in parts if part.start < part.stop]
-    tops = [TopHits.of(scores[part], labels[part]) for part in parts]
+    tops = [ExampleRanks.of(scores[part], labels[part]) for part in parts]
     kept = functools.reduce(Positives.merge, [Positives.of(scores[part], labels[part]) for part in parts])
     ranks = [Ranks.of(kept, scores[part], labels[part]) for part in reversed(parts)]
-    merged = functools.reduce(TopHits.merge, tops).compute() | functools.reduce(Ranks.merge, ranks).compute()
-    assert merged == ranking_metrics(scores, labels)  # to the last digit: all that is merged are counts
+    merged = functools.reduce(ExampleRanks.merge, tops).compute() | functools.reduce(Ranks.merge, ranks).compute()
+    assert merged == pytest.approx(ranking_metrics(scores, labels), rel=TOLERANCE)
 
 
 @jax.jit
@@ -286,7 +329,9 @@ def test_the_order_of_examples_and_labels_is_immaterial(batch, data):
     expected = split_metrics(scores, preds, labels, edges)
     for metrics in (shuffled, expected):
         for k in (1, 3, 5):
-            metrics.pop(f"precision_at_{k}", None)  # breaks ties by label order
+            metrics.pop(f"precision_at_{k}", None)  # which break ties by label order
+            metrics.pop(f"ndcg_at_{k}", None)
+        metrics.pop("r_precision", None)
     assert shuffled == pytest.approx(expected, rel=TOLERANCE)
 
 

@@ -14,7 +14,7 @@ from mlresearch.cli import main
 from mlresearch.config import base_config, resolve
 from mlresearch.data.records import Dataset, Records
 from mlresearch.decisions import GlobalThreshold, Half
-from mlresearch.definitions import HIGHER, LOWER
+from mlresearch.definitions import HIGHER, LOWER, RANKING
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets, LabelSpace
@@ -32,7 +32,7 @@ DECISIONS = {
     "half": Half(),
     "global_threshold": GlobalThreshold("micro_f1", 0.3, 0.5, (0.2, 0.3, 0.4), False, "print/validation"),
 }
-METRICS = [name for name in (*HIGHER, *LOWER) if "average_precision" not in name and name != "mean"]
+METRICS = list({*HIGHER, *LOWER} - {"micro_average_precision", "macro_average_precision", "mean"})
 
 
 def make_dataset(kind, num_examples=40, num_labels=8):
@@ -83,7 +83,7 @@ def read(folder, dataset, places):
 def test_a_resample_has_the_metrics_of_its_rows(kind, group, tmp_path):
     dataset = make_dataset(kind)
     scores = store(tmp_path, dataset)
-    places = [f"test.{'ranking' if 'precision_at' in name else group}.{name}" for name in METRICS]
+    places = [f"test.{'ranking' if name in RANKING else group}.{name}" for name in METRICS]
     outcomes = read(tmp_path, dataset, places)
     [weights] = draw_weights(outcomes.num_examples, 30, seed=0)
     weights[0] = 1  # the split itself
@@ -96,8 +96,8 @@ def test_a_resample_has_the_metrics_of_its_rows(kind, group, tmp_path):
         wanted = split_metrics(scores.log_marginals[drawn], preds[drawn], scores.labels[drawn], edges, known)
         for place, numbers in given.items():
             assert numbers[at] == pytest.approx(wanted[place.rpartition(".")[2]]), (place, at)
-    left_out = {"flat": {"violation_rate"}, "hierarchy": set(), "unknown": {f"precision_at_{k}" for k in (1, 3, 5)}}
-    assert {place.rpartition(".")[2] for place in given} == set(METRICS) - left_out[kind]
+    left_out = {"violation_rate"} if kind == "flat" else set()
+    assert {place.rpartition(".")[2] for place in given} == set(METRICS) - left_out
 
 
 def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
@@ -110,11 +110,12 @@ def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
         assert stored["log_marginals"].shape == (40, 7)
     passing = DECISIONS["half"].apply(scores)
     assert passing.sum(axis=1).max() == 7  # all that pass are stored, and in some rows just so
-    places = ["test.ranking.precision_at_3", "test.mode.micro_f1", "test.half.micro_f1"]
+    places = ["test.ranking.precision_at_3", "test.ranking.ranking_loss", "test.mode.micro_f1", "test.half.micro_f1"]
     given = read(tmp_path, dataset, places).metrics(places, np.ones((1, 40), np.int64))
     wanted = split_metrics(scores.log_marginals, passing, scores.labels, None)
     assert given["test.half.micro_f1"][0] == pytest.approx(wanted["micro_f1"])
     assert given["test.ranking.precision_at_3"][0] == pytest.approx(wanted["precision_at_3"])
+    assert "test.ranking.ranking_loss" not in given  # which needs all scores
     of_mode = label_metrics(scores.sets["mode"], scores.labels, None)
     assert given["test.mode.micro_f1"][0] == pytest.approx(of_mode["micro_f1"])
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import average_precision_score, hamming_loss, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, hamming_loss, ndcg_score, precision_recall_fscore_support
 from small_losses import label_loss
 from small_scores import label_metrics, split_metrics, validation_counts
 from test_heads import all_sets, distribution, every_head, hierarchies, make_head, random_scores
@@ -24,11 +24,12 @@ from mlresearch.decisions import (
     fit_global_threshold,
     fit_label_thresholds,
 )
+from mlresearch.definitions import RANKING
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate_validation, score_split
 from mlresearch.heads import check_label_values
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import LabelCounts, Positives, Ranks, TopHits
+from mlresearch.metrics import ExampleRanks, LabelCounts, Positives, Ranks
 from mlresearch.step import Scored, multi_hot
 
 ROWS = 120
@@ -370,6 +371,21 @@ def reference(scores, preds, labels, known):
                 shares.append(sum(row_labels[at] for at in ranked[:k]) / k)
         if shares:
             expected[f"precision_at_{k}"] = np.mean(shares)
+    # What is known of an example, as an example of fewer labels.
+    blocks = [(scores[[at]][:, of], labels[[at]][:, of]) for at, of in enumerate(known) if of.any()]
+    of_examples = [ExampleRanks.of(*block).compute() for block in blocks]
+    for name in ("label_ranking_average_precision", "coverage_error", "ranking_loss", "r_precision"):
+        if values := [values[name] for values in of_examples if name in values]:
+            expected[name] = np.mean(values)
+    apart = scores.astype(np.float64) - 1e-9 * np.arange(labels.shape[1])  # the first of equal scores goes first
+    for k in (1, 3, 5):
+        gains = [
+            1.0 if of.sum() == 1 else ndcg_score(labels[[at]][:, of], apart[[at]][:, of], k=k)
+            for at, of in enumerate(known)
+            if (labels[at] & of).any()
+        ]
+        if k <= labels.shape[1] and gains:
+            expected[f"ndcg_at_{k}"] = np.mean(gains)
     return expected
 
 
@@ -423,11 +439,11 @@ def test_one_batch_equals_two(cells, scores, mask, cut):
     blocks = [block for block in blocks if len(block[0])]
     kept = functools.reduce(Positives.merge, [Positives.of(*block) for block in blocks])
     ranks = functools.reduce(Ranks.merge, [Ranks.of(kept, *block) for block in blocks])
-    tops = functools.reduce(TopHits.merge, [TopHits.of(*block) for block in blocks])
+    tops = functools.reduce(ExampleRanks.merge, [ExampleRanks.of(*block) for block in blocks])
     merged = one.merge(two).compute() | ranks.compute() | tops.compute()
     assert merged == pytest.approx(expected, rel=TOLERANCE)
     on_device = count_on_device(*map(jnp.asarray, (preds, labels, mask)), tuple(map(jnp.asarray, edges)), known)
-    expected = {name: value for name, value in expected.items() if "average" not in name and "_at_" not in name}
+    expected = {name: value for name, value in expected.items() if name not in RANKING}
     assert on_device.compute() == pytest.approx(expected, rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from mlresearch.decisions import Decision
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import PRECISION_AT, Edges, ExampleValues, LabelCounts
+from mlresearch.metrics import Edges, ExampleValues, LabelCounts, rank_examples
 from mlresearch.scored import BLOCK_CELLS, Said, ScoredSplit
 from mlresearch.workdir import read_decisions
 
@@ -89,12 +89,15 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What one run got right on the test split: decisions by name, and by k the share of true labels in each top k."""
+    """What one run got right on the test split: decisions by name, and of `rankings` each example's metrics by name.
+
+    An example that a metric leaves out has NaN.
+    """
 
     num_examples: int
     num_labels: int
     decisions: Mapping[str, Outcome]
-    precision_at: Mapping[int, np.ndarray]
+    rankings: Mapping[str, np.ndarray]
 
     def metrics(
         self, places: Sequence[str], weights: Int[np.ndarray, "resamples examples"]
@@ -108,9 +111,10 @@ class Outcomes:
                 metric = place.rpartition(".")[2]
                 if all(metric in values for values in computed):
                     given[place] = np.array([values[metric] for values in computed])
-        for k, share in self.precision_at.items():
-            if (place := f"{SPLIT}.ranking.precision_at_{k}") in places:
-                given[place] = weights @ share / weights.sum(axis=1)
+        for name, values in self.rankings.items():
+            counted = weights @ ~np.isnan(values)
+            if (place := f"{SPLIT}.ranking.{name}") in places and counted.all():
+                given[place] = weights @ np.nan_to_num(values) / counted
         return given
 
 
@@ -151,15 +155,15 @@ def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Pa
         raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
     groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
     preds = {name: _stored_sets(stored, name, num_labels) for name in groups if f"{name}_ids" in stored}
+    scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
     if others := groups - preds.keys() - {"ranking", "loss"}:
         decisions = {name: decision for name, decision in read_decisions(folder).items() if name in others}
-        scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
         preds |= _decide(decisions, scored)
     return Outcomes(
         len(labels),
         num_labels,
         {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items()},
-        {} if "ranking" not in groups or labels.has_unknown else _precision_at(stored, labels, num_labels),
+        _rank(scored, whole="label_ids" not in stored) if "ranking" in groups else {},
     )
 
 
@@ -191,14 +195,11 @@ def _decide(decisions: Mapping[str, Decision], scored: ScoredSplit) -> dict[str,
     return {name: Sparse(scipy.sparse.vstack(of_blocks)) for name, of_blocks in parts.items()}
 
 
-def _precision_at(stored: Mapping[str, np.ndarray], labels: LabelSets, num_labels: int) -> dict[int, np.ndarray]:
-    """Return the share of true labels among the k that score highest, float [examples], by k."""
-    scores = stored["log_marginals"]
-    ids = stored["label_ids"] if "label_ids" in stored else np.broadcast_to(np.arange(num_labels), scores.shape)
-    best = np.lexsort((ids, -scores), axis=1)[:, : max(PRECISION_AT)]  # of equal scores the first label
-    cells = np.take_along_axis(ids, best, 1) + num_labels * np.arange(len(labels), dtype=np.int64)[:, None]
-    hits = np.isin(cells, labels.ids[labels.on] + num_labels * labels.rows[labels.on])
-    return {k: hits[:, :k].mean(axis=1) for k in PRECISION_AT if k <= num_labels}
+def _rank(scored: ScoredSplit, *, whole: bool) -> dict[str, np.ndarray]:
+    """Return `rank_examples` by metric; where scores are not whole, of the metrics of the highest ones alone."""
+    values = [rank_examples(scores.log_marginals, scores.labels, scores.known) for [scores] in scored]
+    names = [name for name in values[0] if whole or "_at_" in name]
+    return {name: np.concatenate([block[name] for block in values]) for name in names}
 
 
 def _unknown(labels: LabelSets, num_labels: int) -> Sparse:
