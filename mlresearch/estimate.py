@@ -20,9 +20,11 @@ from mlresearch.config import part_class, to_dict, together
 from mlresearch.data import Dataset
 from mlresearch.data.pipeline import Batch, Batches, EncodedSplit
 from mlresearch.dropout import Hyperparameter
+from mlresearch.encoders import InputSpec
 from mlresearch.fit import CHUNK_BYTES
 from mlresearch.heads import Structure, check_label_values
 from mlresearch.inputs import Preprocessing, dataset_key, load_dataset, make_batches
+from mlresearch.linear_scores import check_labels
 from mlresearch.model import Model
 from mlresearch.scored import CELL_BYTES, KEPT_BYTES
 from mlresearch.step import TrainState, init_state, make_train_step
@@ -96,7 +98,7 @@ class Estimator:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Dataset] = {}
-        self._preprocessed: dict[str, tuple[Preprocessing, dict[str, EncodedSplit]]] = {}
+        self._preprocessed: dict[str, tuple[InputSpec, dict[str, EncodedSplit]]] = {}
         self._traced: dict[str, Traced] = {}
         self._costs: dict[str, Cost] = {}
 
@@ -125,16 +127,14 @@ class Estimator:
         dataset, sections = self._dataset(config), to_dict(config)
         key = json.dumps([sections[name] for name in ("data", "text", "columns", "linear_scores")], sort_keys=True)
         if key not in self._preprocessed:
-            preprocessing = Preprocessing.learn(config, dataset.train)
-            splits = preprocessing.encode_splits(dataset)
-            self._preprocessed[key] = preprocessing, splits
-        preprocessing, splits = self._preprocessed[key]
+            self._preprocessed[key] = _inputs(config, dataset)
+        spec, splits = self._preprocessed[key]
         num_labels = dataset.label_space.num_labels
         batches = make_batches(config, splits, num_labels)
         num_steps = num_steps_of(config, batches["train"])
 
         def make() -> Model:
-            return Model(config, preprocessing.spec, num_labels, dataset.hierarchy, nnx.Rngs(config.seed))
+            return Model(config, spec, num_labels, dataset.hierarchy, nnx.Rngs(config.seed))
 
         model = nnx.eval_shape(make)
         for split in splits.values():
@@ -228,3 +228,20 @@ def _is_var(atom: Any) -> bool:
 def _num_bytes(var: Any) -> int:
     dtype = getattr(var.aval, "dtype", None)
     return math.prod(var.aval.shape) * getattr(dtype, "itemsize", 0) if dtype is not None else 0
+
+
+def _inputs(config: ConfigDict, dataset: Dataset) -> tuple[InputSpec, dict[str, EncodedSplit]]:
+    """Return what a model may read and the inputs of all splits, with zeros for linear scores, which take long."""
+    own = ConfigDict(config.to_dict())
+    own.linear_scores.classifier = ""
+    preprocessing = Preprocessing.learn(own, dataset.train)
+    spec, splits = preprocessing.spec, preprocessing.encode_splits(dataset)
+    if config.linear_scores.classifier:
+        check_labels(dataset.train)
+        count = dataset.label_space.num_labels
+        spec = dataclasses.replace(spec, num_features=(spec.num_features or 0) + count, num_linear_scores=count)
+        for name, split in splits.items():
+            zeros = np.zeros((len(split), count), np.float32)
+            features = zeros if split.features is None else np.concatenate([split.features, zeros], axis=1)
+            splits[name] = dataclasses.replace(split, features=features)
+    return spec, splits

@@ -57,8 +57,7 @@ class LinearScores:
         """
         require_training(training)
         labels, count = training.labels, training.num_labels
-        if labels.has_soft or labels.has_unknown:
-            raise UserError("config.linear_scores needs labels that are on or off; this data set has others: set it ''")
+        check_labels(training)
         vectors, rows = Vectors.learn(columns, settings.min_count, training)
         classifier = CLASSIFIERS[settings.classifier](settings.c, settings.class_weight, SEED)
 
@@ -115,6 +114,15 @@ class LinearScores:
                 return cls(vectors, stored["weights"], stored["offsets"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is missing or damaged: {error}") from None
+
+
+def check_labels(training: TrainingRecords) -> None:
+    """Raise `UserError` unless all labels are on or off."""
+    if training.labels.has_soft or training.labels.has_unknown:
+        raise UserError(
+            "config.linear_scores needs labels that are on or off, but this data set has soft or unknown ones: leave "
+            "config.linear_scores.classifier empty"
+        )
 
 
 def _slope(centred: Float64[np.ndarray, "examples labels"], truth: np.ndarray) -> float:

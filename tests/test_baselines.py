@@ -250,7 +250,7 @@ def test_linear_baselines_are_scikit_learn_s_on_scaled_features(data_dir, make, 
     rows = scaler.fit_transform(dataset.train.features)
     test_rows = scaler.transform(dataset.splits["test"].features)
     truth = dataset.train.labels.multi_hot(dataset.label_space.num_labels)
-    fitted = np.flatnonzero(np.minimum(truth.sum(0), (~truth).sum(0)) >= mlresearch.baselines.MIN_POSITIVES)
+    fitted = np.flatnonzero(np.minimum(truth.sum(0), (~truth).sum(0)) >= 1)
     assert len(fitted)
     for label in fitted:
         scores = clone(reference).set_params(random_state=0).fit(rows, truth[:, label]).decision_function(test_rows)

@@ -39,6 +39,16 @@ def test_parameters_and_steps_are_those_of_the_run(config_file, tmp_path):
     assert cost.num_steps == record["num_steps"]
 
 
+def test_linear_scores_are_counted_and_not_learnt(config_file, tmp_path, monkeypatch):
+    wide = {"encoder.name": "mlp", "linear_scores.classifier": "logistic_regression", "linear_scores.folds": 2}
+    config = make_run(BAG | wide, config_file).config
+    [record] = train_together([config], [tmp_path / "run"])
+    monkeypatch.setattr("mlresearch.linear_scores.LinearScores.learn", None)
+    cost = Estimator().cost(config)
+    assert cost.num_parameters == record["num_parameters"]
+    assert cost.num_steps == record["num_steps"]
+
+
 def test_a_program_is_traced_once(config_file, monkeypatch):
     traced = []
     make = mlresearch.estimate.make_train_step

@@ -46,9 +46,6 @@ LEAST_PROBABILITY = 1e-6
 BLOCK_ROWS = 128
 """Examples scored at once: compared with 47,000 training texts they make a matrix of 24 MB."""
 
-MIN_POSITIVES = 5
-"""No classifier is fitted to a label with fewer training examples that have it, or that lack it."""
-
 
 class Answer(NamedTuple):
     """What a baseline says of examples: log-marginals, and the predicted label sets.
@@ -156,7 +153,7 @@ class LinearModel:
     """One linear classifier a label on `mlresearch.vectors.Vectors`: binary relevance.
 
     log P(label | x) = log σ(w · x + b), and the mode is the marginals over ½. Labels are independent, so a child may
-    well be predicted without its parent. A label with fewer than `MIN_POSITIVES` positives (or negatives) is always off
+    well be predicted without its parent. A label with fewer than `min_positives` positives (or negatives) is always off
     (on), with probability `LEAST_PROBABILITY` (1 less it). Words and pairs of words that fewer than `min_count`
     training texts have are left out.
     """
@@ -164,12 +161,18 @@ class LinearModel:
     refuse = staticmethod(require_binary)
 
     def __init__(
-        self, classifier: sklearn.base.ClassifierMixin, dataset: Dataset, config: ConfigDict, *, min_count: int
+        self,
+        classifier: sklearn.base.ClassifierMixin,
+        dataset: Dataset,
+        config: ConfigDict,
+        *,
+        min_count: int,
+        min_positives: int = 1,
     ) -> None:
         training, num_labels = dataset.train, dataset.label_space.num_labels
         self._vectors, rows = Vectors.learn(config.columns, min_count, training)
         counts = training.labels.counts(num_labels)
-        fitted = np.flatnonzero(np.minimum(counts, len(training) - counts) >= MIN_POSITIVES)
+        fitted = np.flatnonzero(np.minimum(counts, len(training) - counts) >= min_positives)
         self.weights = np.zeros((num_labels, rows.shape[1]), np.float32)
         self.intercepts = special.logit(np.where(2 * counts > len(training), 1 - LEAST_PROBABILITY, LEAST_PROBABILITY))
         classifiers = fit_labels(classifier, rows, training.labels, fitted, num_labels)

@@ -9,6 +9,9 @@ from mlresearch.data.records import Dataset
 SGD_PENALTY = 3e-7
 SGD_EPOCHS = 3
 
+MIN_POSITIVES = 5
+"""No classifier is fitted to a label with fewer training examples that have it, or that lack it."""
+
 
 class Baseline(LinearModel):
     """One logistic regression a label on tf–idf vectors of words and pairs of words, or on columns: binary relevance.
@@ -32,4 +35,4 @@ class Baseline(LinearModel):
         classifier = SGDClassifier(
             loss="log_loss", alpha=SGD_PENALTY, max_iter=SGD_EPOCHS, tol=None, random_state=config.seed
         )
-        super().__init__(classifier, dataset, config, min_count=2)
+        super().__init__(classifier, dataset, config, min_count=2, min_positives=MIN_POSITIVES)
