@@ -255,6 +255,25 @@ def test_two_tables_may_come_from_two_versions_of_the_code_but_one_may_not():
     assert [column.title for column in sheet.columns] == ["tiny/paths", "tiny/flat"]
 
 
+@pytest.mark.parametrize(("place", "order"), [(ACCURACY, "c 1.00, b 2.00, a 3.00"), (LOSS, "a 1.00, b 2.00, c 3.00")])
+def test_rows_are_ranked_over_data_sets(place, order):
+    """Rows of known ranks; one without a number on a data set is left out, and a table of one data set has no ranks."""
+    parts = [
+        make_results({name: [0.1 * data + 0.01 * at] for at, name in enumerate("abc")}, place, data=f"set/{data}")
+        for data in range(4)
+    ]
+    parts.append(make_results({"d": [0.9]}, place, data="set/0"))
+    results = Results("study", sum((part.expected for part in parts), ()), sum((part.runs for part in parts), ()))
+    [sheet] = tabulate(results, Table([place], by="metric"))
+    [note] = [note for note in sheet.notes if note.startswith("Mean ranks")]
+    assert f"all 4 data sets, 1 the best: {order}. " in note
+    assert "p < .0001" in note
+    critical = 2.343 * (3 * 4 / (6 * 4)) ** 0.5
+    assert f"differ by {critical:.2f}." in note
+    for sheet in tabulate(results, Table([place])):
+        assert not any(note.startswith("Mean ranks") for note in sheet.notes)
+
+
 def test_a_data_set_without_any_record_keeps_its_rows():
     results = make_results(
         {"a": [0.1, 0.2]}, expected=[("a", "tiny/paths", 0), ("a", "tiny/paths", 1), ("b", "new", 0)]

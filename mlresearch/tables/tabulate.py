@@ -14,6 +14,7 @@ from mlresearch.errors import UserError, suggest
 from mlresearch.tables import Column, Table
 from mlresearch.tables.comparing import Comparisons, ReadOutcomes, compare_rows
 from mlresearch.tables.outcomes import SPLIT
+from mlresearch.tables.ranking import MeanRanks, mean_ranks
 from mlresearch.tables.results import Result, Results
 
 FAULTS = {
@@ -219,7 +220,7 @@ def _sheet(
         about=about,
         columns=columns,
         rows=tuple(rows),
-        notes=tuple(_notes(table, columns, rows, runs, comparisons)),
+        notes=(*_notes(table, columns, rows, runs, comparisons), *_ranked(table, columns, rows)),
         decimals=table.decimals,
         num_comparisons=len(comparisons.made),
     )
@@ -262,6 +263,31 @@ def _notes(
     for data in dict.fromkeys(run.data for run in runs):
         yield _about_data(data, next(run.record for run in runs if run.data == data))
     yield from define(list(dict.fromkeys(column.place for column in columns)))
+
+
+def rank_rows(table: Table, columns: Sequence[Column], rows: Sequence[Row]) -> MeanRanks | None:
+    """Return the mean ranks of the rows of one's own that have a number on every data set; None where they say nothing.
+
+    columns: the same place on several data sets.
+    """
+    if len({column.place for column in columns}) != 1 or not columns[0].direction:
+        return None
+    means = {row.name: [cell.mean for cell in row.cells] for row in rows if row.source is None}
+    whole = {name: [mean for mean in own if mean is not None] for name, own in means.items() if None not in own}
+    return mean_ranks(whole, better=columns[0].direction, alpha=table.alpha)
+
+
+def _ranked(table: Table, columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what mean ranks over data sets say, if they do."""
+    found = rank_rows(table, columns, rows)
+    if found is not None:
+        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in found.ranks.items())
+        p_value = "p < .0001" if found.p_value < 1e-4 else f"p = {found.p_value:.2g}"
+        yield (
+            f"Mean ranks of the rows that have a number on all {found.num_data_sets} data sets, 1 the best: {ranks}. "
+            f"Friedman's test that they are alike: {p_value} (F of Iman and Davenport). At {found.alpha:g}, Nemenyi's "
+            f"test tells rows apart whose mean ranks differ by {found.critical_difference:.2f}."
+        )
 
 
 def _about_data(data: str, record: Mapping[str, Any]) -> str:
