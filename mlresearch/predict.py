@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import workdir
@@ -21,7 +21,9 @@ from mlresearch.data import Records
 from mlresearch.data.pipeline import Batch, Batches, length_buckets
 from mlresearch.data.reading import LARGEST_FLOAT32
 from mlresearch.decisions import Decision, Rules
-from mlresearch.encoders import InputSpec
+from mlresearch.decoders.label_attention import AttentionWeights
+from mlresearch.decoders.label_attention import Decoder as LabelAttention
+from mlresearch.encoders import Inputs, InputSpec
 from mlresearch.errors import UserError, suggest
 from mlresearch.evaluate import evaluate, score_split
 from mlresearch.evidence import close_evidence, evidence_sets
@@ -42,6 +44,20 @@ class LabelPrediction:
     description: str
     probability: float
     on: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attention:
+    """How much each query of the decoder `label_attention` reads of one input, layer by layer, and of other queries.
+
+    queries: the labels of each query, one where every label has its own. places: what is read: ``input`` for all of it
+    in one vector, columns, and pieces of the text. tokens, labels: the mean over heads; they add up to 1.
+    """
+
+    queries: tuple[tuple[str, ...], ...]
+    places: tuple[str, ...]
+    tokens: Float[np.ndarray, "layers queries places"]
+    labels: Float[np.ndarray, "layers queries queries"]
 
 
 class Run:
@@ -200,6 +216,48 @@ class Run:
             f"{self.folder}: the head {self.config.head.name!r} has no exact conditioning on known labels here, and "
             "the decoder was not trained with label states (decoder.label_attention.label_states)"
         )
+
+    def attention(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[Attention]:
+        """Return what each label reads of each input; see `records` for what that is.
+
+        A run whose decoder is not `label_attention` is a `UserError`.
+        """
+        model = nnx.merge(self.graphdef, self.params, self.numbers.rates, self.structure)
+        if not isinstance(model.decoder, LabelAttention):
+            raise UserError(f"{self.folder}: the decoder {self.config.decoder.name!r} has no attention to look at")
+        records = self.records(inputs)
+        split, num_labels = self.preprocessing.encode(records), self.label_space.num_labels
+        batches = Batches(split, num_labels, self.config.evaluate.batch_size, length_buckets(split.lengths, 1))
+
+        @jax.jit
+        def read(model: Any, inputs: Inputs) -> tuple[AttentionWeights, Array]:
+            encoded = model.encoder(inputs, None)
+            return model.decoder.weights(encoded), encoded.token_mask
+
+        num_queries = len(model.decoder.queries[...])
+        queries = tuple(tuple(part.tolist()) for part in np.array_split(self.label_space.names, num_queries))
+        found: dict[int, Attention] = {}
+        for batch in batches.once():
+            weights, masks = jax.device_get(read(model, batch.inputs))
+            for at in np.flatnonzero(batch.mask).tolist():
+                row, real = int(batch.rows[at]), np.append(True, masks[at])
+                tokens = weights.tokens[at][:, :, real]
+                places = ("input", *self._places(records, row, tokens.shape[2] - 1))
+                found[row] = Attention(queries, places, tokens, weights.labels[at])
+        return [found[row] for row in range(len(records))]
+
+    def _places(self, records: Records, row: int, count: int) -> tuple[str, ...]:
+        """Return what the tokens of an example are: columns, numbered where they are not one by one, and pieces."""
+        tokenizer, columns = self.preprocessing.tokenizer, self.preprocessing.columns
+        pieces: tuple[str, ...] = ()
+        if tokenizer is not None and records.texts is not None and self.config.encoder.name != "mlp":
+            pieces = tokenizer.pieces(records.texts[row], self.preprocessing.max_length)
+        categories = () if columns is None else columns.category_names
+        num_others = count - len(pieces)
+        names = (*["features"] * (num_others - len(categories)), *categories)
+        if num_others - len(categories) > 1:
+            names = (*(f"features {at + 1}" for at in range(num_others - len(categories))), *categories)
+        return (*(names if len(names) == num_others else ["input"] * num_others), *pieces)
 
     def _any_input(self) -> str | Mapping[str, Any]:
         return {} if self.preprocessing.tokenizer is None else {"text": ""}

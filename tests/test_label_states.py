@@ -183,6 +183,46 @@ def test_a_run_with_label_states_learns_and_is_loaded_as_it_was(config, tmp_path
     assert_near(said, wanted)
 
 
+def test_a_run_tells_what_its_labels_read(config, tmp_path):
+    """By the model itself, one text at a time, without padding."""
+    train(config, tmp_path / "run")
+    run = mlresearch.load(str(tmp_path / "run"))
+    texts = ["renal failure", "b", "", "acute renal failure of the left lung"]
+    model = nnx.merge(run.graphdef, run.params, run.numbers.rates, run.structure)
+    for text, found in zip(texts, run.attention(texts), strict=True):
+        pieces = run.preprocessing.tokenizer.pieces(text, 128)
+        assert found.places == ("input", *pieces)
+        assert "".join(pieces).replace("▁", " ").strip() == (text or "<unk>")
+        assert found.queries == tuple((name,) for name in run.label_space.names)
+        split = run.preprocessing.encode(run.records([text]))
+        encoded = model.encoder(mlresearch.encoders.Inputs(split.tokens, split.tokens > 0), None)
+        weights = model.decoder.weights(encoded)
+        np.testing.assert_allclose(found.tokens, weights.tokens[0], atol=1e-6)
+        np.testing.assert_allclose(found.labels, weights.labels[0], atol=1e-6)
+        np.testing.assert_allclose(found.tokens.sum(-1), 1, rtol=1e-5)
+
+
+def test_other_decoders_have_no_attention_to_look_at(config, tmp_path):
+    config.decoder.name = "linear"
+    train(config, tmp_path / "run")
+    with pytest.raises(UserError, match="'linear' has no attention"):
+        mlresearch.load(str(tmp_path / "run")).attention(["b"])
+
+
+def test_tokens_of_columns_have_names(config, tmp_path):
+    config = on_points(config)
+    config.encoder.mlp.feature_tokens = 2
+    config.decoder.label_attention.num_queries = 2
+    train(config, tmp_path / "run")
+    run = mlresearch.load(str(tmp_path / "run"))
+    [found] = run.attention([{}])
+    assert found.places[0] == "input"
+    assert all(place.startswith("features ") for place in found.places[1:])
+    assert len(found.places) == found.tokens.shape[2]
+    assert [label for query in found.queries for label in query] == list(run.label_space.names)
+    assert found.labels.shape[1:] == (2, 2)
+
+
 def test_the_loss_is_that_of_the_labels_that_are_not_shown(config):
     """By the model itself, asked with the same labels shown."""
     config.decoder.label_attention.label_states = True

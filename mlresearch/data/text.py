@@ -99,6 +99,10 @@ class Tokenizer:
         """Number of ids, padding and unknown included; may be less than asked for."""
         return self._processor.vocab_size()
 
+    def pieces(self, text: str, max_length: int) -> tuple[str, ...]:
+        """Return the pieces that `encode` gives ids of, as SentencePiece writes them: ▁ is a space."""
+        return tuple(self._processor.encode(text, out_type=str) or ["<unk>"])[:max_length]
+
     def encode(self, texts: Sequence[str], max_length: int) -> Encoding:
         """Return the ids of each text, cut to the first `max_length`; a text without any is one unknown."""
         if max_length < 1:
