@@ -273,7 +273,7 @@ def test_every_option_acts(name, option):
         (
             "mlp",
             {"vocab_size": 53},
-            r"would ignore .*text.*'bag' or 'text_transformer', or leave the text column",
+            r"would ignore .*text.*'bag' or 'text_transformer', leave the text column out, or give linear scores",
         ),
         ("mlp", {"vocab_size": 53, "num_features": 7}, "would ignore this data set's text"),
         ("mlp", {"num_features": 0}, r"neither.*num_features"),
