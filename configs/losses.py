@@ -1,4 +1,4 @@
-"""Six data sets with rare labels, each by one small network and one sigmoid a label: which loss is the study's to choose.
+"""Six data sets with rare labels, each by one small network and a sigmoid a label: the loss is the study's to choose.
 
 ``configs/losses.py:medical`` names the data set. Columns are read by a network of one hidden layer, texts by a weighted
 bag of subwords. Validation chooses the epoch by mean average precision over labels, whatever the loss is.
