@@ -48,7 +48,7 @@ def fold(title: str, *content: str, kind: str = "fold") -> Html:
     return tag("details", tag("summary", title), *content, attributes={"class": kind})
 
 
-def cell(text: str, value: float | None = None, kind: str = "") -> Html:
+def cell(text: str, value: float | int | None = None, kind: str = "") -> Html:
     """Return a cell of a table; value: what a sortable table's rows are ordered by, if not by the text."""
     attributes = {"class": kind} if kind else {}
     if value is not None:

@@ -51,7 +51,7 @@ function ranks(texts) {
 
 /** Turn a heading into a button that sorts; numbers begin with the largest. `sort` is given 1 or -1. */
 function sorter(heading, numbers, sort) {
-  const button = make("button", { type: "button" }, ...heading.childNodes);
+  const button = make("button", { type: "button" }, make("span", {}, ...heading.childNodes));
   heading.append(button);
   button.addEventListener("click", () => {
     const before = heading.getAttribute("aria-sort");

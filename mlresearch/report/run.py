@@ -241,5 +241,5 @@ def _record(record: Mapping[str, Any]) -> Html:
     )
 
 
-def _count(value: float | None) -> str:
+def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
