@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from small_scores import scored_split
 from small_tables import write_study
 
+from mlresearch import environment
 from mlresearch.cli import main
 from mlresearch.decisions import Half, Mode
 from mlresearch.report import markup
@@ -131,7 +132,7 @@ def test_what_is_no_html_is_escaped():
         '<p title="&quot;&lt;">&lt;i&gt;<b>&amp;</b></p>'
     )
     assert markup.breakable("a_<b>") == "a_&lt;b&gt;"
-    assert markup.breakable("macro_f1 ↑") == "macro_<wbr>f1 ↑"
+    assert markup.breakable("macro_f1 ↑") == "macro_<wbr>f1\N{NO-BREAK SPACE}↑"
 
 
 def test_a_page_allows_its_own_script_and_style_and_nothing_else(written):
@@ -189,6 +190,14 @@ def test_a_run_is_shown_with_all_that_is_at_hand(run, written):
     assert "head.conditional.siblings" in text
     assert "wrongly predicted" in text
     assert record["started"].endswith("Z")
+
+
+def test_a_record_has_the_command_that_made_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/mlresearch", "train", "--config=a b.py"])
+    assert environment.command() == "mlresearch train '--config=a b.py'"
+    assert environment.command([Path("studies/heads/sweep.py"), Path("config.py")]) == "mlresearch sweep studies/heads"
+    monkeypatch.setattr("sys.argv", ["worker.py", "/somewhere"])
+    assert environment.command() is None
 
 
 def test_what_is_not_at_hand_is_said(run, tmp_path, capsys):

@@ -22,8 +22,9 @@ def join(content: Iterable[str]) -> Html:
 
 
 def breakable(text: str) -> Html:
-    """Return a name that may go on in the next line after the signs that join its parts."""
-    return Html(re.sub(r"([_+/.])(?=\w)", r"\1<wbr>", html.escape(text)))
+    """Return a name that may go on in the next line after the signs that join its parts; an arrow stays with it."""
+    joined = re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", html.escape(text))
+    return Html(re.sub(r"([_+/.])(?=\w)", r"\1<wbr>", joined))
 
 
 def paragraphs(text: str) -> Html:
