@@ -18,7 +18,7 @@ NUM_WRONG, NUM_RIGHT = 20, 8
 
 MAX_TEXT = 600  # characters
 MAX_COLUMNS = 12
-MAX_LABELS = 16  # of a kind, in an example
+MAX_LABELS = 12  # of a kind, in an example
 
 LEAST_PROBABILITY = 1e-6
 """What the truth of a cell is taken to have at least, so that no single one outweighs all others."""

@@ -276,10 +276,10 @@ if (data.labels) {
 }
 for (const table of document.querySelectorAll("table.sortable")) sortable(table);
 
-/* Paper shows what is folded. */
+/* Paper shows what is folded, but for definitions and what is there for machines. */
 let folded = [];
 addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open])")].filter((each) => !each.classList.contains("definition"));
+  folded = [...document.querySelectorAll("details:not([open])")].filter((each) => each.className === "fold");
   for (const each of folded) each.open = true;
 });
 addEventListener("afterprint", () => { for (const each of folded) each.open = false; });

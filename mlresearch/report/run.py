@@ -236,7 +236,7 @@ def _record(record: Mapping[str, Any]) -> Html:
         [
             facts((name, value) for name, value in compute if value),
             fold("Versions and hashes", facts((name, value) for name, value in made if value)),
-            fold("The whole record", tag("pre", json.dumps(record, indent=2, ensure_ascii=False))),
+            fold("The whole record", tag("pre", json.dumps(record, indent=2, ensure_ascii=False)), kind="fold raw"),
         ]
     )
 
