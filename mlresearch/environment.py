@@ -3,7 +3,10 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +30,8 @@ def describe(sources: Sequence[Path] = ()) -> dict[str, Any]:
     import jax
 
     return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command(sources),
         "code_hash": code_hash(sources),
         "git": _git(),
         "python": platform.python_version(),
@@ -35,6 +40,17 @@ def describe(sources: Sequence[Path] = ()) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "cpu_count": os.cpu_count(),
     }
+
+
+def command(sources: Sequence[Path] = ()) -> str | None:
+    """Return the command line that makes a run; None where it is not made by a command.
+
+    sources: those of a study, whose runs are made by one command, whatever process works on them.
+    """
+    if sources:
+        return shlex.join(["mlresearch", "sweep", str(sources[0].parent)])
+    program, *words = sys.argv
+    return shlex.join(["mlresearch", *words]) if Path(program).name == "mlresearch" else None
 
 
 def code_hash(sources: Sequence[Path] = ()) -> str:

@@ -1,9 +1,11 @@
-"""A study made anew, and its table compared with the committed records."""
+"""A study made anew, its table compared with the committed records, and the page of it."""
 
 from absl import flags
 
 from mlresearch.commands.sweep import define_sweep, parse_study, run_sweep, sweep_folder
 from mlresearch.errors import UserError
+from mlresearch.report.page import write
+from mlresearch.report.study import study_page
 from mlresearch.sweep import plan
 from mlresearch.tables.agreement import compare
 from mlresearch.tables.results import read_study
@@ -12,7 +14,10 @@ from mlresearch.tables.typeset import FORMATS
 
 
 def run(argv: list[str]) -> int:
-    """Make a study anew, and compare its table with the committed records; the exit status is 1 where they differ."""
+    """Make a study anew, compare its table with the committed records, and write its page.
+
+    The exit status is 1 where the numbers differ.
+    """
     values = flags.FlagValues()
     define_sweep(values)
     study = parse_study(values, argv)
@@ -25,13 +30,17 @@ def run(argv: list[str]) -> int:
     records = folder / "records"
     failed = run_sweep(values, study, plan(study, folder, records))
     made, committed = read_study(study, folder, records), read_study(study, folder)
-    print(FORMATS["markdown"](tabulate(made, study.table, tuple(FAULTS))).rstrip("\n"))
+    sheets = tabulate(made, study.table, tuple(FAULTS))
+    print(FORMATS["markdown"](sheets).rstrip("\n"))
     lines = compare(made, committed, study.table)
     apart = [line for line in lines if not line.within]
     for line in apart:
         print(line)
-    print(
-        f"\n{len(lines) - len(apart)} of {len(lines)} numbers agree with {study.records}, to within their tolerance or "
+    verdict = (
+        f"{len(lines) - len(apart)} of {len(lines)} numbers agree with {study.records}, to within their tolerance or "
         "two standard errors, whichever is more"
     )
+    path = folder / "report.html"
+    write(study_page(study, made, sheets, folder, [verdict, *map(str, apart)]), path)
+    print(f"\n{verdict}\n\nThe page of all this: {path}")
     return 1 if failed or apart else 0

@@ -1,7 +1,7 @@
 """The tables of studies, or of runs."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import flags
@@ -11,8 +11,8 @@ from mlresearch.commands.arguments import parse
 from mlresearch.errors import UserError
 from mlresearch.study import Study
 from mlresearch.tables import Table
-from mlresearch.tables.outcomes import OutcomeReader, Outcomes
-from mlresearch.tables.results import Result, read_runs, read_study
+from mlresearch.tables.outcomes import OutcomeReader
+from mlresearch.tables.results import read_runs, read_study
 from mlresearch.tables.tabulate import FAULTS, tabulate
 from mlresearch.tables.typeset import FORMATS
 
@@ -29,11 +29,6 @@ def run(argv: list[str]) -> int:
 
     reader = OutcomeReader()
 
-    def outcomes(result: Result, places: Sequence[str]) -> Outcomes:
-        if result.folder is None or result.config is None:
-            raise UserError(f"the folder of the run {result.file} is not known")
-        return reader.read(result.folder, result.config, result.record["data"]["fingerprint"], places)
-
     def say(lines: Iterable[str]) -> None:
         for line in lines:
             print(line, file=sys.stderr)
@@ -45,7 +40,7 @@ def run(argv: list[str]) -> int:
             results = read_study(study, Path(values.workdir or f"runs/{study.name}"))
             stale = results.stale(environment.code_hash(study.sources))
             say([*results.remarks, *([stale] if stale else [])])
-            sheets += tabulate(results, study.table, values.allow, outcomes)
+            sheets += tabulate(results, study.table, values.allow, reader.of)
     runs = [folder for folder in folders if not (folder / "sweep.py").exists()]
     if runs:
         results = read_runs(runs)

@@ -19,6 +19,7 @@ from mlresearch.label_space import LabelSets
 from mlresearch.metrics import Edges, ExampleValues, LabelCounts, rank_examples
 from mlresearch.predictions import read_predictions
 from mlresearch.scored import ScoredSplit
+from mlresearch.tables.results import Result
 from mlresearch.workdir import read_decisions
 
 Sparse: TypeAlias = scipy.sparse.csr_array
@@ -137,6 +138,12 @@ class OutcomeReader:
                 raise UserError(f"{dataset.name} is not what it was when the run in {folder} was made")
             self._datasets[fingerprint] = dataset
         return read_outcomes(folder, self._datasets[fingerprint], places)
+
+    def of(self, result: Result, places: Sequence[str]) -> Outcomes:
+        """Return what `places` need of a result's run; one whose folder is not known is a `UserError`."""
+        if result.folder is None or result.config is None:
+            raise UserError(f"the folder of the run {result.file} is not known")
+        return self.read(result.folder, result.config, result.record["data"]["fingerprint"], places)
 
 
 def read_outcomes(folder: Path, dataset: Dataset, places: Sequence[str]) -> Outcomes:

@@ -27,7 +27,7 @@ def markdown(sheets: Sequence[Sheet]) -> str:
         rows = [
             {"": _escape_markdown(row.name)}
             | {_escape_markdown(title): cell for title, cell in _cells(sheet, row, _markdown_cell)}
-            | {"n": _number_of_runs(row)}
+            | {"n": number_of_runs(row)}
             for row in sheet.rows
         ]
         notes = "\n".join(f"- {_escape_markdown(note)}" for note in sheet.notes)
@@ -67,7 +67,7 @@ def decimals(sheet: Sheet, column: Column) -> int:
     return sheet.decimals if largest == 0 else min(max(sheet.decimals, 1 - math.floor(math.log10(largest))), 9)
 
 
-def _number_of_runs(row: Row) -> str:
+def number_of_runs(row: Row) -> str:
     """Return the number of runs behind a row's cells: one number, or one a column where they differ."""
     numbers = [str(cell.n) for cell in row.cells if cell.n]
     if row.source is not None:
@@ -75,16 +75,17 @@ def _number_of_runs(row: Row) -> str:
     return numbers[0] if len(set(numbers)) == 1 else ", ".join(str(cell.n) for cell in row.cells)
 
 
-def _mark(cell: Cell) -> str:
+def marks_of(cell: Cell) -> str:
+    """Return the signs that tell what a cell's number is held against, and what is wrong with it."""
     return "†" * cell.tied + "*" * cell.differs + (f"[{','.join(cell.marks)}]" if cell.marks else "")
 
 
 def _markdown_cell(cell: Cell, places: int) -> str:
     if cell.mean is None:
-        return f"—{_mark(cell)}"
+        return f"—{marks_of(cell)}"
     text = f"{cell.mean:.{places}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{places}f}")
     text = f"**{text}**" if cell.best else f"*{text}*" if cell.published is not None else text
-    return text + _mark(cell).replace("*", r"\*")
+    return text + marks_of(cell).replace("*", r"\*")
 
 
 def _escape_markdown(text: str) -> str:
@@ -129,7 +130,7 @@ def _latex_panel(sheet: Sheet, part: slice) -> str:
         if row.source is not None and before is not None and before.source is None:
             lines.append(r"\midrule")
         cells = [text for _, text in _cells(sheet, row, _latex_cell)][part]
-        lines.append(" & ".join([escape_latex(row.name), *cells, _number_of_runs(row)]))
+        lines.append(" & ".join([escape_latex(row.name), *cells, number_of_runs(row)]))
     return "\n".join(
         [
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -144,7 +145,7 @@ def _latex_panel(sheet: Sheet, part: slice) -> str:
 
 
 def _latex_cell(cell: Cell, places: int) -> str:
-    mark = rf"\textsuperscript{{{escape_latex(_mark(cell))}}}" if _mark(cell) else ""
+    mark = rf"\textsuperscript{{{escape_latex(marks_of(cell))}}}" if marks_of(cell) else ""
     if cell.mean is None:
         return f"---{mark}"
     text = f"{cell.mean:.{places}f}" + ("" if cell.sd is None else rf" $\pm$ {cell.sd:.{places}f}")

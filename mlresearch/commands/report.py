@@ -1,0 +1,46 @@
+"""The page of a run or of a study."""
+
+from pathlib import Path
+
+from absl import flags
+
+from mlresearch.commands.arguments import parse
+from mlresearch.errors import UserError
+from mlresearch.report.page import write
+from mlresearch.report.run import SPLITS, gather, run_page
+from mlresearch.report.study import study_page
+from mlresearch.study import Study
+from mlresearch.sweep import WORKDIR
+from mlresearch.tables.outcomes import OutcomeReader
+from mlresearch.tables.results import read_study
+from mlresearch.tables.tabulate import FAULTS, tabulate
+
+
+def run(argv: list[str]) -> int:
+    """Write the page of a run or of a study, and print its path."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("output", None, "The file to write; report.html where runs lie.", flag_values=values)
+    flags.DEFINE_enum("split", "test", SPLITS, "Of a run: whose examples and scores.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The folder of a study's runs, if not runs/STUDY.", flag_values=values)
+    words = parse(values, argv)
+    if len(words) != 1:
+        raise UserError("name the folder of one run or study, such as runs/terms or experiments/demo")
+    if values.output is not None and (not Path(values.output).parent.is_dir() or Path(values.output).is_dir()):
+        raise UserError(f"--output={values.output} is no file in a folder that there is")
+
+    folder = Path(words[0])
+    if (folder / "sweep.py").exists():
+        study = Study.load(folder)
+        where = Path(values.workdir) if values.workdir else WORKDIR / study.name
+        results = read_study(study, where)
+        sheets = tabulate(results, study.table, tuple(FAULTS), OutcomeReader().of)
+        page = study_page(study, results, sheets, where)
+        where.mkdir(parents=True, exist_ok=True)
+    elif values.workdir is not None:
+        raise UserError(f"--workdir goes with a study, and {folder} holds none")
+    else:
+        where, page = folder, run_page(gather(folder, values.split))
+    path = Path(values.output or where / "report.html")
+    write(page, path)
+    print(path)
+    return 0
