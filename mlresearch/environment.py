@@ -1,5 +1,6 @@
 """Where a run runs: code, versions, devices, folders. Nothing heavy is imported: `doctor` says what is missing."""
 
+import datetime
 import hashlib
 import os
 import platform
@@ -27,6 +28,7 @@ def describe(sources: Sequence[Path] = ()) -> dict[str, Any]:
     import jax
 
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "code_hash": code_hash(sources),
         "git": _git(),
         "python": platform.python_version(),
