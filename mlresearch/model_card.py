@@ -217,10 +217,9 @@ def _evaluation_data(record: Mapping[str, Any], config: ConfigDict, dataset: Dat
     ]
     shape = "flat"
     if hierarchy is not None:
-        shape = (
-            f"a {'tree or several' if hierarchy.is_forest else 'directed acyclic graph'} of {len(hierarchy.children):,}"
-            f" edges and {int(hierarchy.levels.max(initial=-1)) + 1} levels"
-        )
+        roots = int((hierarchy.num_parents == 0).sum())
+        kind = f"{'trees' if hierarchy.is_forest else 'a directed acyclic graph'} with {roots:,} roots"
+        shape = f"{kind}, {len(hierarchy.children):,} edges, {int(hierarchy.levels.max(initial=-1)) + 1} levels"
     yield _bullets(
         {
             "Data set": f"{dataset.name}, version {about.get('version') or 'not stated'}",

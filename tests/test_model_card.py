@@ -162,6 +162,8 @@ def test_what_it_says_of_the_run_is_the_record_s(run):
         assert f"{name} {version}" in details["Versions"]
     evaluated = facts(sections["Evaluation data"]["items"])
     assert evaluated["Fingerprint"].startswith(dataset.fingerprint)
+    # animal and plant are roots, owl, wren and oak of the third level
+    assert "9 labels, trees with 2 roots, 7 edges, 3 levels; hash " in evaluated["Label space"]
     assert evaluated["Splits"] == "train 150, validation 37, test 29"
     for missing in ("What it is", "Source", "Licence"):
         assert evaluated[missing] == "not stated"
