@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data.name = "icd10cm/terms"
     config.data.icd10cm.depth = "extensions"
     config.head.name = "conditional"
-    config.head.conditional.siblings = "one"
+    config.head.conditional.siblings = "at_most_one"  # a phrase may stand under a code that has finer ones
     config.head.conditional.sparse = True  # some hundred scores an example in place of 98,505
     config.decoder.linear.multiple = 8  # so that parallel.label_devices may be 2, 4 or 8
     config.text.max_length = 32

@@ -1,13 +1,16 @@
 """What a run says of every example of a split, as its folder keeps it."""
 
 import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlresearch.data.records import Dataset
+from mlresearch.errors import UserError
 from mlresearch.files import write_bytes
-from mlresearch.scored import ScoredRows
+from mlresearch.scored import BLOCK_CELLS, Said, ScoredRows, ScoredSplit
 
 FULL_SCORES = 1000
 """Above so many labels, stored predictions are the most probable `TOP_SCORES` an example."""
@@ -57,3 +60,40 @@ class Predictions:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **stored)
         write_bytes(folder / f"predictions_{split}.npz", buffer.getvalue())
+
+
+def read_predictions(folder: Path, split: str, dataset: Dataset) -> ScoredSplit:
+    """Return what `Predictions.write` kept of a split, of one run; losses, which were not kept, are NaN.
+
+    Labels whose scores were not kept count as impossible. A folder without predictions of the split, and predictions of
+    another number of examples, are a `UserError`.
+    """
+    path = folder / f"predictions_{split}.npz"
+    if not path.is_file():
+        raise UserError(f"there is no {path}")
+    labels, num_labels = dataset.splits[split].labels, dataset.label_space.num_labels
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    count = len(stored["log_marginals"])
+    if count != len(labels):
+        raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
+    return ScoredSplit(split, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
+
+
+def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
+    """Yield what was stored of a few examples at a time, in order."""
+    height = max(BLOCK_CELLS // num_labels, 1)
+    sets = [name.removesuffix("_offsets") for name in stored if name.endswith("_offsets")]
+    num_examples = len(stored["log_marginals"])
+    for start in range(0, num_examples, height):
+        rows = np.arange(start, min(start + height, num_examples))
+        log_marginals = stored["log_marginals"][rows]
+        if "label_ids" in stored:
+            top, log_marginals = log_marginals, np.full((len(rows), num_labels), -np.inf, np.float32)
+            np.put_along_axis(log_marginals, stored["label_ids"][rows], top, 1)
+        on = {name: np.zeros((1, len(rows), num_labels), bool) for name in sets}
+        for name in sets:
+            offsets = stored[f"{name}_offsets"][start : rows[-1] + 2]
+            ids = stored[f"{name}_ids"][offsets[0] : offsets[-1]]
+            on[name][0, np.repeat(np.arange(len(rows)), np.diff(offsets)), ids] = True
+        yield rows, log_marginals[None], on, np.full((1, len(rows)), np.nan)

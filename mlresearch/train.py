@@ -181,6 +181,7 @@ def _train(
             validate = watch if config.evaluate.every_epochs else None
             fitted = fit(program, state, batches["train"], num_steps, folders, identity, stop, name, validate=validate)
             errors = _failures(program, fitted.state, batches["train"], dataset, folders, records)
+            _stop_if_none_is_left(errors, records)
             collapses = fitted.collapses
             for number, record in enumerate(records):
                 record["resumed_at"] = fitted.resumed_at or None
@@ -197,8 +198,7 @@ def _train(
                 predictions=stored,
             )
             errors = _diverged(validation, folders) | errors
-            if len(errors) == len(records):
-                raise NonFiniteError(" ".join(errors.values()))
+            _stop_if_none_is_left(errors, records)
             decisions = [{} if each is None else each[1] for each in validation]
             evaluated = time.time() - began
             _note_selection(records, config, parallel.fetch(fitted.state), batches["train"].steps_per_epoch)
@@ -216,6 +216,7 @@ def _train(
                     program, state, both, again, folders, identity, stop, f"{name}, refit", phase=workdir.REFIT
                 )
                 errors |= _failures(program, fitted.state, both, dataset, folders, records)
+                _stop_if_none_is_left(errors, records)
                 score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
                 for number, record in enumerate(records):
                     record["refit"] = {"steps": ends[number], "examples": len(both.split)}
@@ -303,6 +304,12 @@ def _failures(
             + _explain(batch, losses, dataset, records[number]["name"])
         )
     return errors
+
+
+def _stop_if_none_is_left(errors: dict[int, str], records: Sequence[Record]) -> None:
+    """Raise `NonFiniteError` where every run has failed."""
+    if len(errors) == len(records):
+        raise NonFiniteError(" ".join(errors.values()))
 
 
 def _diverged(found: Sequence[Any], folders: Sequence[Path]) -> dict[int, str]:

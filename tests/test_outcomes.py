@@ -74,8 +74,7 @@ def store(folder, dataset):
 
 
 def read(folder, dataset, places):
-    with np.load(folder / "predictions_test.npz") as stored:
-        return read_outcomes(dict(stored), dataset, folder, places)
+    return read_outcomes(folder, dataset, places)
 
 
 @pytest.mark.parametrize("group", ["mode", "half", "global_threshold"])
@@ -104,7 +103,7 @@ def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
     dataset = make_dataset("hierarchy")
     monkeypatch.setattr(predictions, "FULL_SCORES", 7)
     monkeypatch.setattr(predictions, "TOP_SCORES", 7)
-    monkeypatch.setattr("mlresearch.tables.outcomes.BLOCK_CELLS", 24)
+    monkeypatch.setattr(predictions, "BLOCK_CELLS", 24)
     scores = store(tmp_path, dataset)
     with np.load(tmp_path / "predictions_test.npz") as stored:
         assert stored["log_marginals"].shape == (40, 7)
@@ -163,6 +162,7 @@ def runs(tmp_path_factory, data_dir):
         target = folder / "runs" / run_id
         target.mkdir(parents=True)
         write(target, scores, labels ^ wrong, labels)
+        (target / "decisions.json").write_text(json.dumps({"mode": {"kind": "mode"}, "half": {"kind": "half"}}))
         metrics = split_metrics(scores, labels ^ wrong, labels, edges)
         values = {place: metrics[place.rpartition(".")[2]] for place in PLACES}
         record = make_record(run.seed, fingerprint=dataset.fingerprint, **values)

@@ -45,6 +45,26 @@ def test_a_study_is_read_by_what_its_runs_compute(tmp_path):
         read_study(study)
 
 
+def test_records_made_before_a_setting_had_a_name_are_read_by_their_overrides(tmp_path):
+    study = write_study(tmp_path / "study")
+    for number, path in enumerate(sorted((tmp_path / "study/records").iterdir())):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config_hash": f"{number:064}"}))
+    results = read_study(study)
+    assert results.missing == []
+    assert results.remarks == ()
+    assert all(run.row == run.record["row"] and run.seed == run.record["overrides"]["seed"] for run in results.runs)
+
+    # A run made anew takes the place of its old record; other overrides are another run.
+    old = json.loads(results.runs[0].file.read_text())
+    new = tmp_path / "study/records/anew.json"
+    new.write_text(json.dumps(old | {"config_hash": study.runs[0].config_hash}))
+    results.runs[1].file.write_text(json.dumps(old | {"overrides": old["overrides"] | {"optim.b1": 0.5}}))
+    again = read_study(study)
+    assert again.runs[0].file == new
+    assert [run.seed for run in again.runs[:2]] == [0, 2]
+    assert "2 records of runs that the study does not have" in again.remarks[0]
+
+
 def test_a_row_of_two_runs_with_one_seed_is_refused(tmp_path):
     study = write_study(tmp_path / "study")
     runs = tuple(dataclasses.replace(run, row="one") for run in study.runs)

@@ -341,9 +341,12 @@ def test_other_labels_or_another_tokenizer_are_noticed(config, tmp_path):
         mlresearch.load(str(tmp_path))
 
 
-def test_label_sets_that_the_head_cannot_give_are_refused_by_row(config, tmp_path):
+def test_label_sets_that_the_head_cannot_give_are_refused_by_row_before_anything_is_scored(
+    config, tmp_path, monkeypatch
+):
     config.data.name = "tiny/sets"
     config.head.conditional.siblings = "one"
+    monkeypatch.setattr("mlresearch.train.evaluate_validation", None)
     with pytest.raises(UserError, match=r"train, row \d+.*probability 0 .*conditional-one"):
         train(config, tmp_path)
 

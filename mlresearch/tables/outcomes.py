@@ -10,13 +10,15 @@ import scipy.sparse
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from mlresearch import predictions
 from mlresearch.data.records import Dataset
 from mlresearch.decisions import Decision
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets
 from mlresearch.metrics import Edges, ExampleValues, LabelCounts, rank_examples
-from mlresearch.scored import BLOCK_CELLS, Said, ScoredSplit
+from mlresearch.predictions import read_predictions
+from mlresearch.scored import ScoredSplit
 from mlresearch.workdir import read_decisions
 
 Sparse: TypeAlias = scipy.sparse.csr_array
@@ -129,61 +131,28 @@ class OutcomeReader:
 
         fingerprint: of the data that the run was made on.
         """
-        path = folder / f"predictions_{SPLIT}.npz"
-        if not path.is_file():
-            raise UserError(f"there is no {path}")
         if fingerprint not in self._datasets:
             dataset = load_dataset(config)
             if dataset.fingerprint != fingerprint:
                 raise UserError(f"{dataset.name} is not what it was when the run in {folder} was made")
             self._datasets[fingerprint] = dataset
-        dataset = self._datasets[fingerprint]
-        with np.load(path) as stored:
-            return read_outcomes(dict(stored), dataset, folder, places)
+        return read_outcomes(folder, self._datasets[fingerprint], places)
 
 
-def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Path, places: Sequence[str]) -> Outcomes:
-    """Return the outcomes of predictions as `Predictions.write` stored them.
-
-    Where only the most probable labels were stored, the others count as impossible.
-    """
-    labels, num_labels = dataset.splits[SPLIT].labels, dataset.label_space.num_labels
-    hierarchy = dataset.hierarchy
+def read_outcomes(folder: Path, dataset: Dataset, places: Sequence[str]) -> Outcomes:
+    """Return the outcomes of the predictions in a run's folder."""
+    scored = read_predictions(folder, SPLIT, dataset)
+    hierarchy, num_labels = dataset.hierarchy, dataset.label_space.num_labels
     edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-    if len(stored["log_marginals"]) != len(labels):
-        count = len(stored["log_marginals"])
-        raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
     groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
-    preds = {name: _stored_sets(stored, name, num_labels) for name in groups if f"{name}_ids" in stored}
-    scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
-    if others := groups - preds.keys() - {"ranking", "loss"}:
-        decisions = {name: decision for name, decision in read_decisions(folder).items() if name in others}
-        preds |= _decide(decisions, scored)
+    decisions = {name: each for name, each in read_decisions(folder).items() if name in groups}
+    labels = dataset.splits[SPLIT].labels
     return Outcomes(
         len(labels),
         num_labels,
-        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in preds.items()},
-        _rank(scored, whole="label_ids" not in stored) if "ranking" in groups else {},
+        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in _decide(decisions, scored).items()},
+        _rank(scored, whole=num_labels <= predictions.FULL_SCORES) if "ranking" in groups else {},
     )
-
-
-def _stored_sets(stored: Mapping[str, np.ndarray], name: str, num_labels: int) -> Sparse:
-    """Return the label sets that were stored of a decision."""
-    ids, offsets = stored[f"{name}_ids"], stored[f"{name}_offsets"]
-    return Sparse((np.ones(len(ids), np.int64), ids, offsets), shape=(len(offsets) - 1, num_labels))
-
-
-def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
-    """Yield the stored scores of a few examples at a time, in order; no losses were stored."""
-    height = max(BLOCK_CELLS // num_labels, 1)
-    num_examples = len(stored["log_marginals"])
-    for start in range(0, num_examples, height):
-        rows = np.arange(start, min(start + height, num_examples))
-        log_marginals = stored["log_marginals"][rows]
-        if "label_ids" in stored:
-            top, log_marginals = log_marginals, np.full((len(rows), num_labels), -np.inf, np.float32)
-            np.put_along_axis(log_marginals, stored["label_ids"][rows], top, 1)
-        yield rows, log_marginals[None], {}, np.full((1, len(rows)), np.nan)
 
 
 def _decide(decisions: Mapping[str, Decision], scored: ScoredSplit) -> dict[str, Sparse]:

@@ -89,10 +89,13 @@ def by_cell(runs: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
 def read_study(study: "Study", workdir: Path | None = None, records: Path | None = None) -> Results:
     """Return the results of a study: its committed records, or those of another folder.
 
-    workdir: where the runs lie, a folder each named by its run id. Records of runs that the study does not have are
-    left out. Two records of one run, and two runs of one row, data set and seed, are a `UserError`.
+    workdir: where the runs lie, a folder each named by its run id. A record belongs to the run of its settings. One of
+    settings that the study does not have belongs to the run of its overrides, unless that has another: what the
+    overrides leave open was different, or had no name yet, in the code that made it. Other records are left out. Two
+    records of one run, and two runs of one row, data set and seed, are a `UserError`.
     """
     runs = {run.config_hash: run for run in study.runs}
+    by_overrides = {json.dumps(run.overrides, sort_keys=True): run for run in study.runs}
     expected = [(run.row, run.data, run.seed) for run in study.runs]
     for each, count in collections.Counter(expected).items():
         if count > 1:
@@ -102,9 +105,13 @@ def read_study(study: "Study", workdir: Path | None = None, records: Path | None
             )
     found: dict[str, Result] = {}
     remarks, strays = [], 0
-    for path in sorted((records or study.records).glob("*.json")):
-        record = _read_record(path)
+    read = [(path, _read_record(path)) for path in sorted((records or study.records).glob("*.json"))]
+    today = {record["config_hash"] for _, record in read} & runs.keys()
+    for path, record in read:
         run = runs.get(record["config_hash"])
+        if run is None:
+            run = by_overrides.get(json.dumps(record.get("overrides"), sort_keys=True))
+            run = None if run is None or run.config_hash in today else run
         if run is None:
             strays += 1
         elif record["status"] != "finished":
