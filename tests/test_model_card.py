@@ -220,7 +220,9 @@ def test_its_file_has_the_settings_of_the_run(run, data_dir):
 def test_the_commands_that_it_gives(run):
     record, config, dataset = run
     for dirty in (False, True):
-        code = parse(model_card(record | {"git": {"commit": "c0ffee", "dirty": dirty}}, config, dataset))
+        card = model_card(record | {"git": {"commit": "c0ffee", "dirty": dirty}}, config, dataset)
+        assert ("No recorded commit holds the code" in card) == dirty
+        code = parse(card)
         [(_, commands)] = [block for block in code["Reproduction"]["code"] if not block[0]]
         checkout, _, train, evaluate = commands.splitlines()
         assert checkout.startswith("git checkout c0ffee")
