@@ -397,7 +397,7 @@ def print_description(description: dict[str, Any], console: rich.console.Console
         overlaps = [(where, _number(number)) for where, number in description["overlaps"].items()]
         _print_facts(console, "Rows whose input stands in another split", overlaps)
     notes = {name: note for name, note in description["notes"].items() if name != "overlaps"}
-    _print_facts(console, "Notes", [(name, _shortened(note)) for name, note in notes.items()])
+    _print_facts(console, "Notes", [(name, shortened(note)) for name, note in notes.items()])
     about = {name: " ".join(text.split()) for name, text in description["about"].items() if name != "citation"}
     _print_facts(console, "About", [(name, text) for name, text in about.items() if text])
 
@@ -433,6 +433,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _shortened(note: Any) -> str:
+def shortened(note: Any) -> str:
+    """Return a note on a data set as text, the beginning of a long one."""
     text = note if isinstance(note, str) else json.dumps(note, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:180]}… (--json shows all)"

@@ -28,6 +28,7 @@ from mlresearch.heads.mixture import Mixture
 from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.losses import Examples
+from mlresearch.model_card import write_model_card
 from mlresearch.predict import Run
 from mlresearch.propagation import settle
 from mlresearch.pytree import pytree_dataclass
@@ -161,6 +162,7 @@ def evaluate_ensemble(
         "seconds": {"evaluate": time.time() - began},
         "metrics": write_evaluations(folder, decisions, {"validation": validation, "test": test}),
     }
+    write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)
     return record
 

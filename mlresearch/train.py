@@ -26,6 +26,7 @@ from mlresearch.files import write_json
 from mlresearch.fit import Program, Stopped, fit, stack
 from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
+from mlresearch.model_card import write_model_card
 from mlresearch.parallel import Parallel
 from mlresearch.step import Scored, TrainState, init_state
 
@@ -254,6 +255,7 @@ def _train(
             with contextlib.closing(Events(folder, "result")) as events:
                 events.write_result(settings_identity(configs[number]), metrics)
             record["seconds"]["evaluate"] = evaluated / len(records) + time.time() - began
+            write_model_card(folder, record, configs[number], dataset)
             write_json(folder / "run.json", record)
     if errors:
         raise NonFiniteError(" ".join(errors.values()))

@@ -114,6 +114,7 @@ def test_numeric_records_come_back_as_written(tmp_path):
     assert dataset.parents is None
     assert dataset.notes["shift"] == 0.5
     json.dumps(dataset.notes)
+    assert dataset.about == {"description": "", "citation": "", "homepage": "", "license": "", "version": "1.0.0"}
 
 
 def test_texts_and_a_hierarchy_come_back_as_written(tmp_path):

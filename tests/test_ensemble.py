@@ -10,6 +10,7 @@ from small_losses import label_loss
 from small_study import write_study
 from test_heads import distribution, make_head, random_scores
 from test_hierarchy import random_dag
+from test_model_card import same
 from test_sweep import records, run
 
 from mlresearch import workdir
@@ -98,6 +99,10 @@ def test_a_study_evaluates_it_after_its_members(tmp_path, data_dir, capsys):
             np.testing.assert_allclose(np.exp(stored["log_marginals"]), np.mean(marginals, 0), rtol=1e-4)
     again = workdir.read_record(planned[ensemble["run_id"]].folder)
     assert again["metrics"] == ensemble["metrics"]
+    card = (planned[ensemble["run_id"]].folder / "MODEL_CARD.md").read_text()
+    assert "the mean of the distributions of 3 runs" in card
+    assert f"members: {', '.join(ensemble['members'])}, " in card
+    same(card, planned[ensemble["members"][0]].run.config, data_dir)
     with pytest.raises(UserError, match="holds an ensemble"):
         Run(planned[ensemble["run_id"]].folder)
 

@@ -36,6 +36,7 @@ from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.inputs import load_dataset
 from mlresearch.linear import fit_labels
 from mlresearch.logspace import log_odds
+from mlresearch.model_card import write_model_card
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredSplit
 from mlresearch.vectors import Vectors
@@ -117,6 +118,7 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
         "metrics": metrics,
     }
+    write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)
     return record
 

@@ -398,7 +398,7 @@ def _decode(builder: Source) -> tuple[Dataset, dict[str, tuple[str, ...]]]:
         about={
             "description": builder.info.description,
             "citation": builder.info.citation,
-            "homepage": builder.info.homepage,
+            "homepage": next(iter(builder.info.as_proto.location.urls), ""),  # TFDS makes one up where there is none
             "license": builder.info.redistribution_info.license,
             "version": str(builder.version),
         },

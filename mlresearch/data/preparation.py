@@ -11,8 +11,8 @@ from mlresearch.data.records import SPLITS, Dataset, Records
 from mlresearch.data.splits import Splitting, draw_splits
 from mlresearch.errors import UserError, suggest
 
-VERSION = 1
-"""Of what `settle` does: another number where that changes, so that nothing stored before is read."""
+VERSION = 2
+"""Of what is stored of a settled data set: another number where that changes, so that nothing stored before is read."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,13 +25,13 @@ def markdown(sheets: Sequence[Sheet]) -> str:
     parts = []
     for sheet in sheets:
         rows = [
-            {"": _escape_markdown(row.name)}
-            | {_escape_markdown(title): cell for title, cell in _cells(sheet, row, _markdown_cell)}
+            {"": escape_markdown(row.name)}
+            | {escape_markdown(title): cell for title, cell in _cells(sheet, row, _markdown_cell)}
             | {"n": number_of_runs(row)}
             for row in sheet.rows
         ]
-        notes = "\n".join(f"- {_escape_markdown(note)}" for note in sheet.notes)
-        parts.append(f"**{_escape_markdown(f'{sheet.name}: {sheet.about}')}**\n\n{aligned(rows)}\n\n{notes}")
+        notes = "\n".join(f"- {escape_markdown(note)}" for note in sheet.notes)
+        parts.append(f"**{escape_markdown(f'{sheet.name}: {sheet.about}')}**\n\n{aligned(rows)}\n\n{notes}")
     return "\n\n".join(parts)
 
 
@@ -63,8 +63,13 @@ def decimals(sheet: Sheet, column: Column) -> int:
     if column.place in OTHERS or ".num_" in column.place:
         return 1 if column.place.startswith("seconds") else 0
     at = sheet.columns.index(column)
-    largest = max((abs(row.cells[at].mean or 0.0) for row in sheet.rows), default=0.0)
-    return sheet.decimals if largest == 0 else min(max(sheet.decimals, 1 - math.floor(math.log10(largest))), 9)
+    return enough_decimals([row.cells[at].mean or 0.0 for row in sheet.rows], sheet.decimals)
+
+
+def enough_decimals(values: Sequence[float], least: int) -> int:
+    """Return how many decimals numbers side by side are printed with: two digits of the largest, `least` at least."""
+    largest = max(map(abs, values), default=0.0)
+    return least if largest == 0 else min(max(least, 1 - math.floor(math.log10(largest))), 9)
 
 
 def number_of_runs(row: Row) -> str:
@@ -88,8 +93,9 @@ def _markdown_cell(cell: Cell, places: int) -> str:
     return text + marks_of(cell).replace("*", r"\*")
 
 
-def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+def escape_markdown(text: str) -> str:
+    """Return text of one line so that Markdown prints it as it is, in a table's cell, too."""
+    return re.sub(r"([\\`*|<\[\]~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;))", r"\\\1", text)
 
 
 def latex(sheets: Sequence[Sheet]) -> str:
