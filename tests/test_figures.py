@@ -115,17 +115,19 @@ def test_labels_together_by_loops_and_their_correlation():
         assert data[one, other] == (labels[:, first] & labels[:, second]).sum()
         assert model[one, other] == (predicted[:, first] & predicted[:, second] & both).sum()
     found = cooccurrence.correlations(data, len(labels))
-    np.testing.assert_allclose(found, np.corrcoef(labels[:, chosen].T.astype(float)))
+    np.testing.assert_allclose(found, np.corrcoef(labels[:, chosen].T.astype(float)), atol=1e-12)
 
 
 def test_running_medians_by_a_loop():
     rng = np.random.default_rng(0)
-    x, y = rng.permutation(30), rng.random(30)
-    of_x, of_y = label_f1.running_median(x, y, 7)
-    order = np.argsort(x)
+    x, y = rng.integers(0, 12, 30), rng.random(30)
+    order = np.argsort(x, kind="stable")
+    by_x = {}
     for at in range(24):
-        assert of_x[at] == np.median(x[order[at : at + 7]])
-        assert of_y[at] == np.median(y[order[at : at + 7]])
+        by_x.setdefault(np.median(x[order[at : at + 7]]), []).append(np.median(y[order[at : at + 7]]))
+    of_x, of_y = label_f1.running_median(x, y, 7)
+    assert of_x.tolist() == sorted(by_x)
+    assert of_y.tolist() == pytest.approx([np.mean(by_x[at]) for at in sorted(by_x)])
 
 
 def test_bands_go_as_far_as_most_runs():
@@ -151,7 +153,8 @@ def test_thinned_curves_keep_their_ends_and_their_shape():
     assert 100 < len(kept) <= 300
     assert (kept[0], kept[-1]) == (0, 4999)
     assert (np.diff(kept) > 0).all()
-    assert np.abs(np.interp(x, x[kept], y[kept]) - y).max() < 0.03
+    length = 1 + np.abs(np.diff(y)).sum() / np.ptp(y)
+    assert np.abs(np.interp(x, x[kept], y[kept]) - y).max() < np.ptp(y) * length / 149  # the length between two
     assert style.thin(x[:5], y[:5]).tolist() == [0, 1, 2, 3, 4]
 
 
@@ -236,8 +239,8 @@ def figures():
 
 def test_figures_fit_a_column_and_can_be_read(figures):
     for name, figure in figures.items():
+        style.svg(figure)  # lays it out
         with style.styled():
-            figure.draw_without_rendering()
             drawn = figure.get_tightbbox()
         assert figure.get_figwidth() == style.COLUMN, name
         assert figure.get_figheight() <= 9, name
@@ -255,7 +258,7 @@ def test_the_same_figure_gives_the_same_bytes(figures, tmp_path):
         for one, other in zip(first, second, strict=True):
             assert one.read_bytes() == other.read_bytes()
         width = matplotlib.image.imread(tmp_path / "a" / f"{name}.png").shape[1]
-        assert width == round(style.COLUMN * style.STYLE["savefig.dpi"])
+        assert width == round(style.COLUMN * style.STYLE["figure.dpi"])
         written = style.svg(figures[name])
         assert written == style.svg(again[name])
         assert xml.etree.ElementTree.parse(io.StringIO(written)).getroot().tag.endswith("svg")
@@ -374,7 +377,7 @@ def test_numbers_are_drawn_against_a_setting():
     [made] = drawing.draw(against([4.0, 0.0, 2.0]), table, ["metrics"])
     assert made.name == f"metrics-{ACCURACY}"
     for axes, shift in zip(made.figure.axes, (0.0, 0.5), strict=True):
-        bound, plain = (line for line in axes.lines if len(line.get_xdata()) == 3 and line.get_label() != "_nolegend_")
+        bound, plain = axes.lines[0], axes.containers[0].lines[0]
         assert bound.get_xdata().tolist() == [0, 2, 4]
         assert bound.get_ydata().tolist() == pytest.approx([0.1 + shift, 0.12 + shift, 0.14 + shift])
         assert plain.get_ydata().tolist() == pytest.approx([shift, 0.02 + shift, 0.04 + shift])

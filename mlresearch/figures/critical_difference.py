@@ -36,7 +36,7 @@ def draw_critical_difference(found: MeanRanks, title: str) -> "Figure":
     axes.set_axis_off()
     ink: dict[str, Any] = {"color": "#000000", "linewidth": 0.8, "solid_capstyle": "butt"}
 
-    def at(rank: float) -> float:
+    def at(rank: float | int) -> float:
         return room + 0.06 + (rank - 1) / (number - 1) * (width - 2 * room - 0.12)
 
     axes.text(width / 2, 0.03, heading, ha="center", va="top", fontsize=8)

@@ -39,13 +39,17 @@ def label_f1(scored: ScoredSplit, decision: Decision) -> Float[np.ndarray, "labe
 def running_median(
     x: Num[np.ndarray, "labels"], y: Float[np.ndarray, "labels"], window: int
 ) -> tuple[Float[np.ndarray, "windows"], Float[np.ndarray, "windows"]]:
-    """Return the medians of x and of y over every `window` labels that are neighbours in x; of equal x, as given."""
+    """Return the medians of x and of y over every `window` labels that are neighbours in x.
+
+    Windows of one median of x are one point, with the mean of their medians of y; equal x stand as they are given.
+    """
     order = np.argsort(x, kind="stable")
     windows = np.lib.stride_tricks.sliding_window_view(
         np.stack([x[order], y[order]]).astype(np.float64), window, axis=1
     )
     of_x, of_y = np.median(windows, axis=2)
-    return of_x, of_y
+    points, group = np.unique(of_x, return_inverse=True)
+    return points, np.bincount(group, of_y) / np.bincount(group)
 
 
 @style.styled()
@@ -79,7 +83,7 @@ def draw_label_f1(
             (line,) = axes.plot(of_x[kept], of_y[kept], label=name)
             line.set(**look._asdict(), markevery=style.spread_markers(number, len(f1)))
     axes.set(xlabel="training examples with the label", ylabel="F1 of the label", ylim=(-0.02, 1.02))
-    there = np.concatenate([frequencies[~np.isnan(values)] for values in f1.values()])
+    there = np.concatenate([frequencies[~np.isnan(values)] for values in f1.values()]).astype(np.float64)
     low, high = float(there.min(initial=np.inf)), float(there.max(initial=1))
     if high >= 10 * low:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)

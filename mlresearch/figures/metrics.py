@@ -1,5 +1,7 @@
 """The numbers of a table: as points by row and column, or as lines against a setting."""
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +37,7 @@ def draw_metrics(sheet: Sheet) -> "Figure":
     width = style.COLUMN if len(sheet.columns) <= IN_COLUMN else style.PAGE
     across = max(min(int((width - of_names) / 0.85), len(sheet.columns)), 1)
     down = -(-len(sheet.columns) // across)
+    across = -(-len(sheet.columns) // down)
     alike = len({column.place for column in sheet.columns}) == 1  # of one metric on several data sets
     arrows = ["" if alike else ARROWS[column.direction] for column in sheet.columns]
     heading = f"{sheet.name}: {sheet.about}{ARROWS[sheet.columns[0].direction] if alike else ''}"
@@ -64,7 +67,7 @@ def draw_metrics(sheet: Sheet) -> "Figure":
         axes.set_title(title, fontsize=7)
         axes.grid()
         axes.margins(x=0.12)
-        axes.locator_params(axis="x", nbins=3, min_n_ticks=2)
+        axes.locator_params(axis="x", nbins=2, min_n_ticks=2)
         axes.tick_params(axis="x", labelsize=7)
         axes.tick_params(axis="y", length=0)
     for axes in panels[len(titles) :]:
@@ -133,9 +136,11 @@ def _settings_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def common_title(names: Sequence[str], setting: str) -> str:
-    """Return what names of data sets have in common before they name a setting, as ``flat`` of ``flat, dependence 4``.
+    """Return what names of data sets have in common but a setting, as ``flat`` of ``flat, dependence 4``.
 
-    setting: its own name. Where they have nothing in common, the first of them.
+    setting: its own name. Where they have nothing else in common, the first of them.
     """
-    shared = names[0][: next((at for at in range(len(names[0])) if len({name[: at + 1] for name in names}) > 1), None)]
-    return shared.rstrip(" ,=:/-").removesuffix(setting).rstrip(" ,=:/-") or names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    shared = "".join(letters[0] for letters in alike)
+    between = r"[ ,=:/-]*"
+    return re.sub(rf"{between}({re.escape(setting)})?{between}[0-9.]*$", "", shared) or names[0]

@@ -184,9 +184,9 @@ def _attention(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tupl
     text = records.texts[at]
     [found], [predicted] = run.attention([text]), run.predict([text])
     start = len(found.places) - len(run.preprocessing.tokenizer.pieces(text, run.preprocessing.max_length))
-    best = sorted(range(len(predicted)), key=lambda label: -predicted[label].probability)[:MAX_ATTENDING]
+    best = sorted(predicted, key=lambda label: -label.probability)[:MAX_ATTENDING]
     weights = {}
-    for name in (run.label_space.names[label] for label in best):
+    for name in (label.name for label in best):
         query = next(number for number, labels in enumerate(found.queries) if name in labels)
         weights[name] = found.tokens[-1, query, start:]
     figure = draw_attention(found.places[start:], weights, f"{data}, test example {at + 1}, last layer: {row}")

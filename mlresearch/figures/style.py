@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType: text in the file stays text
     "svg.hashsalt": "mlresearch",  # names of an SVG's parts are made of it, else of chance
     "text.parse_math": False,  # a label's name may hold a dollar sign
-    "savefig.dpi": 300,
+    "figure.dpi": 300,
 }
 
 
@@ -154,6 +154,9 @@ def svg(figure: "Figure") -> str:
 
 @styled()
 def _written(figure: "Figure", form: str, metadata: dict[str, None], crop: bool) -> bytes:
+    if figure.get_layout_engine() is not None:  # once: laid out again, a figure comes out a little different
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     content = io.BytesIO()
     figure.savefig(content, format=form, metadata=metadata, bbox_inches="tight" if crop else None)
     return content.getvalue()
@@ -226,8 +229,8 @@ def thin(x: Float[np.ndarray, "points"], y: Float[np.ndarray, "points"], most: i
         return np.arange(len(x))
     steps = sum(np.abs(np.diff(each)) / (np.ptp(each) or 1.0) for each in (x, y))
     along = np.concatenate([[0.0], np.cumsum(steps)])
-    at = np.searchsorted(along, np.linspace(0, along[-1], most), side="left")
-    return np.unique(np.clip(at, 0, len(x) - 1))
+    at = np.searchsorted(along, np.linspace(0, along[-1], most // 2)).clip(1, len(x) - 1)
+    return np.unique([at - 1, at])  # both ends of what is steep
 
 
 def spread_markers(number: int, count: int) -> tuple[float, float]:
