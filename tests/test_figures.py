@@ -1,5 +1,6 @@
 """Numbers behind figures against scikit-learn and plain loops, what is drawn read back, and the command."""
 
+import dataclasses
 import io
 import itertools
 import xml.etree.ElementTree
@@ -35,6 +36,8 @@ from mlresearch.figures import (
 from mlresearch.figures import critical_difference as ranks_figure
 from mlresearch.figures import metrics as metrics_figure
 from mlresearch.figures import precision_recall as curves
+from mlresearch.inputs import load_dataset
+from mlresearch.predict import Run
 from mlresearch.tables import Table
 from mlresearch.tables.ranking import mean_ranks
 from mlresearch.tables.results import Result, Results, read_runs
@@ -357,6 +360,24 @@ def test_metrics_are_means_with_deviations_and_published_ones_diamonds():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "theirs ◇"]
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0331, 0.0472), (0.1934, 0.1991), (-1, 5), (0.9999, 1.0001), (12, 4e5)])
+def test_ticks_keep_away_from_the_ends_of_a_panel(low, high):
+    ticks = metrics_figure._inner_ticks(low, high)
+    assert 1 <= len(ticks) <= 2
+    assert low + 0.1 * (high - low) < min(ticks) <= max(ticks) < high - 0.1 * (high - low)
+
+
+def test_points_of_faulty_records_are_hollow():
+    found = make_results({"a": [0.1, 0.2], "b": [0.3, 0.4]})
+    missing = dataclasses.replace(found, expected=(*found.expected, ("a", "tiny/paths", 2)))
+    [made] = drawing.draw(missing, Table(columns=[ACCURACY]), ["metrics"], ["missing"])
+    faces = [container.lines[0].get_markerfacecolor() for container in made.figure.axes[0].containers]
+    assert [face == "#ffffff" for face in faces] == [True, False]
+    assert made.remark.startswith("hollow points, m: ")
+    with pytest.raises(UserError, match="missing"):
+        list(drawing.draw(missing, Table(columns=[ACCURACY]), ["metrics"]))
+
+
 def against(strengths, shapes=("flat", "tree")):
     """Results of data sets that differ in the strength of dependence, and in their shape."""
     runs = []
@@ -483,4 +504,13 @@ def test_the_attention_of_a_text_is_drawn(tmp_path, data_dir):
     made, missing = (missing, made) if made.figure is None else (made, missing)
     assert "predictions_test.npz" in missing.remark  # of a run that keeps none
     assert made.name == "attention-tiny_paths"
-    assert len(made.figure.axes[0].patches) % of_runs.MAX_ATTENDING == 0
+    run, test = Run(tmp_path / "run"), load_dataset(config).splits["test"]
+    [predicted] = run.predict([test.texts[0]], min_probability=0.0)
+    best = sorted(predicted, key=lambda label: -label.probability)[: of_runs.MAX_ATTENDING]
+    [read] = run.attention([test.texts[0]])
+    assert [text.get_text() for text in made.figure.axes[0].texts if text.get_weight() == "bold"] == [
+        label.name for label in best
+    ]
+    of_text = read.tokens[-1, read.queries.index((best[0].name,)), 1:]  # the first place is the whole input
+    drawn = made.figure.axes[0].patches[: len(of_text)]
+    np.testing.assert_allclose([1 - each.get_facecolor()[0] for each in drawn], of_text / of_text.max(), atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 from mlresearch.data.records import SPLITS, Dataset
 from mlresearch.figures import style
 from mlresearch.figures.cooccurrence import clustered
-from mlresearch.figures.style import COLORMAP, GREY, LINE, brightness, cut, save, styled, with_commas
+from mlresearch.figures.style import COLORMAP, GREY, LINE, Look, brightness, cut, save, styled, with_commas
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSpace
 
@@ -24,8 +24,11 @@ MAX_TREE = 60
 MAX_ROWS = 2000
 """Rows of the picture of subtrees."""
 
-COLORS = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
-MARKERS = {"train": "o", "validation": "s", "test": "^"}
+LOOKS = {
+    "train": Look("#0072B2", "-", "o"),
+    "validation": Look("#009E73", "--", "s"),
+    "test": Look("#D55E00", (0, (1, 1)), "^"),
+}
 
 
 def plot(dataset: Dataset, folder: str | Path) -> list[Path]:
@@ -60,7 +63,8 @@ def draw_label_frequencies(dataset: Dataset) -> "Figure":
         # Many labels have the same count: only the corners of these steps are drawn.
         corners = np.flatnonzero(np.diff(ranked, prepend=0, append=0))
         at = np.unique(np.concatenate([corners[corners < len(ranked)], corners[corners > 0] - 1]))
-        axes.plot(at + 1, ranked[at], color=COLORS[split], linewidth=1.8, label=legend)
+        look = LOOKS[split]
+        axes.plot(at + 1, ranked[at], color=look.color, linestyle=look.linestyle, linewidth=1.8, label=legend)
     axes.set(
         xscale="log",
         yscale="log",
@@ -84,7 +88,7 @@ def _draw_named_frequencies(dataset: Dataset, counts: dict[str, np.ndarray]) -> 
     for split, own in counts.items():
         shares = 100 * own[order] / len(dataset.splits[split])
         (points,) = axes.plot(shares, range(len(order)), label=split, clip_on=False, zorder=3)
-        points.set(color=COLORS[split], marker=MARKERS[split], linestyle="", markersize=5.5)
+        points.set(**LOOKS[split]._asdict() | {"linestyle": ""}, markersize=5.5)
     axes.set(
         yticks=range(len(order)),
         yticklabels=[names[label] for label in order],
@@ -168,12 +172,13 @@ def _draw_tree(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarray) 
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.15, 6.35), ylim=(height - 1.5, -1.5))
     axes.set_axis_off()
     axes.text(-0.05, -1, f"{dataset.name}: labels and their numbers of training examples", va="center", fontsize=10)
+    blue = LOOKS["train"].color
     for label in order[::-1].tolist():  # children first: their lines end under the dots of their parents
         parent, x, y = drawn[label], places[label], line[label]
         if parent >= 0:
             axes.plot([places[parent], places[parent], x], [line[parent], y, y], color="#b0b0b0", linewidth=1, zorder=1)
-        inside = COLORS["train"] if counts[label] else "#ffffff"
-        axes.plot(x, y, "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=COLORS["train"])
+        inside = blue if counts[label] else "#ffffff"
+        axes.plot(x, y, "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=blue)
         name = axes.text(x + 0.1, y, names[label], va="center")
         after = f"{counts[label]:,}" + (f"   also under {', '.join(others[label])}" if others[label] else "")
         shift: dict[str, Any] = {"xycoords": name, "xytext": (6, 0), "textcoords": "offset points"}
@@ -209,7 +214,7 @@ def _draw_subtrees(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarr
     is_leaf = hierarchy.num_children == 0
     leaves = np.bincount(levels[is_leaf], minlength=num_levels)
     inner = np.bincount(levels[~is_leaf], minlength=num_levels)
-    bars.bar(range(num_levels), inner, color=COLORS["train"], width=0.6, label="with children")
+    bars.bar(range(num_levels), inner, color=LOOKS["train"].color, width=0.6, label="with children")
     bars.bar(range(num_levels), leaves, bottom=inner, color="#E69F00", width=0.6, label="leaves")
     for level, number in enumerate((leaves + inner).tolist()):
         bars.text(level, number, f"{number:,}", ha="center", va="bottom", fontsize=8)

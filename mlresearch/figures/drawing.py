@@ -13,7 +13,7 @@ from mlresearch.figures.metrics import Line, common_title, draw_against, draw_me
 from mlresearch.figures.style import Drawing, slug
 from mlresearch.tables import Table
 from mlresearch.tables.results import Results
-from mlresearch.tables.tabulate import Sheet, rank_rows, tabulate
+from mlresearch.tables.tabulate import FAULTS, Sheet, rank_rows, tabulate
 
 OF_RECORDS = ("metrics", "critical_difference")
 KINDS = (*OF_RECORDS, *of_runs.KINDS)
@@ -50,7 +50,9 @@ def _draw_metrics(results: Results, table: Table, sheets: Sequence[Sheet]) -> It
         elif table.against:
             yield _draw_against(results, table.against, sheet, name)
         else:
-            yield Drawing(name, draw_metrics(sheet))
+            marks = {mark for row in sheet.rows for cell in row.cells for mark in cell.marks}
+            faults = [text for text in FAULTS.values() if text[0] in marks]
+            yield Drawing(name, draw_metrics(sheet), "; ".join(f"hollow points, {text}" for text in faults))
 
 
 def _about(table: Table, sheet: Sheet) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlresearch.figures import style
-from mlresearch.tables.tabulate import Sheet
+from mlresearch.tables.tabulate import FAULTS, Sheet
 from mlresearch.tables.typeset import ARROWS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LOG_RANGE = 20.0
 def draw_metrics(sheet: Sheet) -> "Figure":
     """Draw a table: a panel a column with an axis of its own, and in it each row's mean with its standard deviation.
 
-    The best mean is black; hollow points are cells that are marked as faulty; diamonds are published numbers.
+    The best mean is black; hollow points are cells with one of `FAULTS`; diamonds are published numbers.
     """
     names = [style.squeezed(row.name.replace(" (published)", " ◇"), 22) for row in sheet.rows]
     of_names = 0.15 + 0.053 * max(map(len, names), default=0)
@@ -54,12 +54,13 @@ def draw_metrics(sheet: Sheet) -> "Figure":
             if cell.mean is None:
                 continue
             color = style.GREY if cell.published is not None else "#000000" if cell.best else style.LOOKS[0].color
+            hollow = cell.published is not None or any(fault[0] in cell.marks for fault in FAULTS)
             axes.errorbar(
                 *(cell.mean, place),
                 xerr=cell.sd,
                 color=color,
                 marker="D" if cell.published is not None else "o",
-                markerfacecolor="#ffffff" if cell.marks or cell.published is not None else color,
+                markerfacecolor="#ffffff" if hollow else color,
                 markersize=3.5,
                 elinewidth=0.9,
                 capsize=1.5,
@@ -67,8 +68,7 @@ def draw_metrics(sheet: Sheet) -> "Figure":
         axes.set_title(title, fontsize=7)
         axes.grid()
         axes.margins(x=0.12)
-        axes.locator_params(axis="x", nbins=2, min_n_ticks=2)
-        axes.tick_params(axis="x", labelsize=7)
+        axes.set_xticks(_inner_ticks(*axes.get_xlim()))
         axes.tick_params(axis="y", length=0)
     for axes in panels[len(titles) :]:
         axes.set_visible(False)
@@ -76,6 +76,19 @@ def draw_metrics(sheet: Sheet) -> "Figure":
     panels[0].set_yticks(range(len(names)), names)
     style.heading(figure, heading)
     return figure
+
+
+def _inner_ticks(low: float | int, high: float | int) -> list[float]:
+    """Return two round numbers, or one, away from the ends of an axis, where they would meet those of its neighbour."""
+    from matplotlib.ticker import MaxNLocator
+
+    near = 0.12 * (high - low)
+    ticks = [
+        tick
+        for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        if low + near <= tick <= high - near
+    ]
+    return ticks if len(ticks) < 3 else [ticks[0], ticks[-1]]
 
 
 class Line(NamedTuple):

@@ -182,7 +182,7 @@ def _attention(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tupl
         raise UserError(f"the run in {run.folder} reads no text")
     at = int(np.argmax(records.labels.num_on > 0))
     text = records.texts[at]
-    [found], [predicted] = run.attention([text]), run.predict([text])
+    [found], [predicted] = run.attention([text]), run.predict([text], min_probability=0.0)
     start = len(found.places) - len(run.preprocessing.tokenizer.pieces(text, run.preprocessing.max_length))
     best = sorted(predicted, key=lambda label: -label.probability)[:MAX_ATTENDING]
     weights = {}
