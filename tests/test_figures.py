@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -423,6 +424,12 @@ def test_ranks_are_of_enough_data_sets_and_rows():
         [left_out] = drawing.draw(few, table, ["critical_difference"])
         assert left_out.figure is None
         assert why in left_out.remark
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'mlresearch\[figures\]'"):
+        next(drawing.draw(make_results({"a": [0.1]}), Table(columns=[ACCURACY]), ["learning"]))
 
 
 # The command.

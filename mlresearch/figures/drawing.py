@@ -26,8 +26,11 @@ MIN_DATA_SETS = 5
 def draw(results: Results, table: Table, only: Sequence[str] = KINDS, allow: Sequence[str] = ()) -> Iterator[Drawing]:
     """Yield the figures of results, and the names of those that are left out.
 
-    only: which of `KINDS`. allow: as `tabulate` takes it. See `of_runs.draw_runs` on those that need the runs' folders.
+    only: which of `KINDS`. allow: as `tabulate` takes it. See `of_runs.draw_runs` on those that need the runs' folders. Without
+    matplotlib, a `UserError`.
     """
+    with style.styled():  # without matplotlib nothing is left out one by one
+        pass
     if set(only) & set(OF_RECORDS):
         columns = [column for column in table.columns if column in (table.tested or table.tested_places)]
         by = "metric" if table.against else table.by

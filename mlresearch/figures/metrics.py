@@ -110,7 +110,7 @@ def draw_against(panels: Mapping[str, Mapping[str, Line]], metric: str, setting:
     drawn = [row for row in rows if not any(own[row].is_bound for own in panels.values() if row in own)]
     across = min(len(panels), 2)
     down = -(-len(panels) // across)
-    figure = style.figure(style.COLUMN, 0.35 + (2.0 if across > 1 else 2.3) * down + 0.14 * -(-len(rows) // 2))
+    figure = style.figure(style.COLUMN, 0.35 + 1.9 * down + 0.14 * len(rows))
     every = figure.subplots(down, across, sharey=True, squeeze=False)
     for axes, (name, own) in zip(every.ravel(), panels.items(), strict=False):
         for row, line in own.items():
