@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from small_runs import make_config
 from small_scores import scored_split
 from small_study import write_study
-from small_tables import ACCURACY, make_record, make_results, only_sheet
+from small_tables import ACCURACY, LOSS, make_record, make_results, only_sheet
 
 from mlresearch.cli import main
 from mlresearch.config import base_config
@@ -366,6 +366,14 @@ def test_ticks_keep_away_from_the_ends_of_a_panel(low, high):
     ticks = metrics_figure._inner_ticks(low, high)
     assert 1 <= len(ticks) <= 2
     assert low + 0.1 * (high - low) < min(ticks) <= max(ticks) < high - 0.1 * (high - low)
+
+
+def test_a_figure_of_metrics_has_the_columns_that_rows_are_compared_by():
+    published = {"tiny/paths": {"theirs": {"source": "Someone, 2020", LOSS: 0.2}}}  # of a column that is not drawn
+    table = Table(columns=[ACCURACY, LOSS], tested=[ACCURACY], published=published, tolerance={LOSS: 0.1})
+    [made] = drawing.draw(make_results({"a": [0.1, 0.2], "b": [0.3, 0.4]}), table, ["metrics"])
+    assert [axes.get_title() for axes in made.figure.axes] == ["subset_accuracy ↑"]
+    assert [text.get_text() for text in made.figure.axes[0].get_yticklabels()] == ["a", "b"]
 
 
 def test_points_of_faulty_records_are_hollow():

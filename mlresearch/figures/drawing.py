@@ -26,15 +26,13 @@ MIN_DATA_SETS = 5
 def draw(results: Results, table: Table, only: Sequence[str] = KINDS, allow: Sequence[str] = ()) -> Iterator[Drawing]:
     """Yield the figures of results, and the names of those that are left out.
 
-    only: which of `KINDS`. allow: as `tabulate` takes it. See `of_runs.draw_runs` on those that need the runs' folders. Without
-    matplotlib, a `UserError`.
+    only: which of `KINDS`. allow: as `tabulate` takes it. See `of_runs.draw_runs` on those that need the runs' folders.
+    Without matplotlib, a `UserError`.
     """
     with style.styled():  # without matplotlib nothing is left out one by one
         pass
     if set(only) & set(OF_RECORDS):
-        columns = [column for column in table.columns if column in (table.tested or table.tested_places)]
-        by = "metric" if table.against else table.by
-        shown = dataclasses.replace(table, columns=columns or table.columns, tested=(), by=by, unit="seeds")
+        shown = _shown(table)
         sheets = tabulate(results, shown, allow)
         if "metrics" in only:
             yield from _draw_metrics(results, shown, sheets)
@@ -43,6 +41,25 @@ def draw(results: Results, table: Table, only: Sequence[str] = KINDS, allow: Seq
     if set(only) & set(of_runs.KINDS):
         for data in dict.fromkeys(run.data for run in results.runs):
             yield from of_runs.draw_runs(data, [run for run in results.runs if run.data == data], only)
+
+
+def _shown(table: Table) -> Table:
+    """Return the table of what is drawn: the columns that rows are compared by, or all where none is."""
+    columns = [place for place in table.places if place in table.tested_places] or list(table.places)
+    places = ("source", *Table(columns).places)
+    published = {
+        data: {row: {key: value for key, value in own.items() if key in places} for row, own in rows.items()}
+        for data, rows in table.published.items()
+    }
+    return dataclasses.replace(
+        table,
+        columns=columns,
+        tested=(),
+        unit="seeds",
+        by="metric" if table.against else table.by,
+        published=published,
+        tolerance={},
+    )
 
 
 def _draw_metrics(results: Results, table: Table, sheets: Sequence[Sheet]) -> Iterator[Drawing]:
