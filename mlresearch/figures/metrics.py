@@ -38,7 +38,7 @@ def draw_metrics(sheet: Sheet) -> "Figure":
     across = max(min(int((width - of_names) / 0.85), len(sheet.columns)), 1)
     down = -(-len(sheet.columns) // across)
     across = -(-len(sheet.columns) // down)
-    alike = len({column.place for column in sheet.columns}) == 1  # of one metric on several data sets
+    alike = all(column.title == column.data for column in sheet.columns)  # of one metric on several data sets
     arrows = ["" if alike else ARROWS[column.direction] for column in sheet.columns]
     heading = f"{sheet.name}: {sheet.about}{ARROWS[sheet.columns[0].direction] if alike else ''}"
     room = (width - of_names) / across - 0.05
