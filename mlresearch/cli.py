@@ -1,4 +1,4 @@
-"""The command line: ``mlresearch train | evaluate | predict | sweep | reproduce | table | report | data | doctor``."""
+"""The command line: ``mlresearch COMMAND``, one of `COMMANDS`."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ from absl import flags
 
 from mlresearch.errors import UserError, suggest
 
-COMMANDS = ("train", "evaluate", "predict", "sweep", "reproduce", "table", "report", "data", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "sweep", "reproduce", "table", "figures", "report", "data", "doctor")
 """Their names; each is a module of `mlresearch.commands`."""
 
 USAGE = """usage: mlresearch COMMAND [--flags]
@@ -22,6 +22,8 @@ USAGE = """usage: mlresearch COMMAND [--flags]
   reproduce STUDY [--workdir=DIR] [...]                            run all of it anew, and compare with its records
   table     STUDY | RUN ... [--format=markdown|latex|csv|json]     mean ± sd over seeds, with paired tests
             ... [--allow=missing,code,data] [--workdir=DIR]        with faults marked; where a study's runs lie
+  figures   STUDY | RUN ... [--output=DIR] [--workdir=DIR]           curves, ranks and what else there are data for
+            ... [--only=precision_recall,...] [--row=NAME ...]     some figures; some rows
   report    RUN | STUDY [--split=test] [--output=FILE.html]        one page of HTML: labels, examples, tables
   data      list                                                   data sets by name
             prepare NAME | describe NAME [--json] [--plot=DIR]     read upstream files; what is in them

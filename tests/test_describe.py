@@ -11,9 +11,10 @@ import rich.console
 from sklearn.metrics import matthews_corrcoef, mutual_info_score
 
 import mlresearch.data
-from mlresearch import describe, figures
+from mlresearch import describe
 from mlresearch.data.records import SPLITS, Dataset, Records
 from mlresearch.errors import UserError
+from mlresearch.figures import dataset as figures
 from mlresearch.label_space import LabelSets, LabelSpace
 
 

@@ -11,7 +11,7 @@ from mlresearch.config import check_acting, resolve
 from mlresearch.croissant import export
 from mlresearch.describe import describe, print_description
 from mlresearch.errors import UserError, suggest
-from mlresearch.figures import plot
+from mlresearch.figures.dataset import plot
 from mlresearch.inputs import load_dataset
 
 ACTIONS = ("list", "prepare", "describe", "export")

@@ -6,13 +6,17 @@ from absl import flags
 
 from mlresearch.commands.arguments import parse
 from mlresearch.errors import UserError
+from mlresearch.figures import of_runs
+from mlresearch.figures.drawing import KINDS
+from mlresearch.report.figures import page_figures
 from mlresearch.report.page import write
 from mlresearch.report.run import SPLITS, gather, run_page
 from mlresearch.report.study import study_page
 from mlresearch.study import Study
 from mlresearch.sweep import WORKDIR
+from mlresearch.tables import Table
 from mlresearch.tables.outcomes import OutcomeReader
-from mlresearch.tables.results import read_study
+from mlresearch.tables.results import read_runs, read_study
 from mlresearch.tables.tabulate import FAULTS, tabulate
 
 
@@ -34,12 +38,13 @@ def run(argv: list[str]) -> int:
         where = Path(values.workdir) if values.workdir else WORKDIR / study.name
         results = read_study(study, where)
         sheets = tabulate(results, study.table, tuple(FAULTS), OutcomeReader().of)
-        page = study_page(study, results, sheets, where)
+        page = study_page(study, results, sheets, where, figures=page_figures(results, study.table, KINDS))
         where.mkdir(parents=True, exist_ok=True)
     elif values.workdir is not None:
         raise UserError(f"--workdir goes with a study, and {folder} holds none")
     else:
-        where, page = folder, run_page(gather(folder, values.split))
+        material = gather(folder, values.split)
+        where, page = folder, run_page(material, page_figures(read_runs([folder]), Table(), of_runs.KINDS))
     path = Path(values.output or where / "report.html")
     write(page, path)
     print(path)

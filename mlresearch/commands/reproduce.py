@@ -4,6 +4,8 @@ from absl import flags
 
 from mlresearch.commands.sweep import define_sweep, parse_study, run_sweep, sweep_folder
 from mlresearch.errors import UserError
+from mlresearch.figures.drawing import KINDS
+from mlresearch.report.figures import page_figures
 from mlresearch.report.page import write
 from mlresearch.report.study import study_page
 from mlresearch.sweep import plan
@@ -41,6 +43,7 @@ def run(argv: list[str]) -> int:
         "two standard errors, whichever is more"
     )
     path = folder / "report.html"
-    write(study_page(study, made, sheets, folder, [verdict, *map(str, apart)]), path)
+    figures = page_figures(made, study.table, KINDS)
+    write(study_page(study, made, sheets, folder, [verdict, *map(str, apart)], figures), path)
     print(f"\n{verdict}\n\nThe page of all this: {path}")
     return 1 if failed or apart else 0

@@ -33,7 +33,8 @@ class Table:
     false call in a table. by: "data", a table a data set; "metric", a table a column with the data sets side by side.
     published: numbers by data set, row and place, and under "source" where they stand; they enter no comparison.
     decimals: at least so many, more where a column's numbers are small. resamples, seed: of the bootstrap. tolerance:
-    by how much a mean may differ when the study is made again, by place, instead of `TOLERANCES`.
+    by how much a mean may differ when the study is made again, by place, instead of `TOLERANCES`. against: a numeric
+    setting in which the study's data sets differ, by dotted key: figures draw the numbers against it.
     """
 
     columns: Sequence[str] = COLUMNS
@@ -48,6 +49,7 @@ class Table:
     resamples: int = 10_000
     seed: int = 0
     tolerance: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    against: str = ""
 
     def __post_init__(self) -> None:
         choices = {"test": TESTS, "unit": ("seeds", "examples"), "by": ("data", "metric")}

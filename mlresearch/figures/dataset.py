@@ -1,23 +1,14 @@
-"""Pictures of a data set: how frequent labels are, which come together, how they lie in their hierarchy.
+"""Pictures of a data set: how frequent labels are, which come together, how they lie in their hierarchy."""
 
-Colours are those of Okabe and Ito, "Color universal design", 2008, and cividis: Nuñez, Anderton and Renslow,
-"Optimizing colormaps with consideration for color vision deficiency to enable accurate interpretation of scientific
-data", 2018.
-"""
-
-import io
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.cluster.hierarchy
-import scipy.spatial.distance
 
 from mlresearch.data.records import SPLITS, Dataset
-from mlresearch.errors import UserError
-from mlresearch.files import write_bytes
+from mlresearch.figures import style
+from mlresearch.figures.cooccurrence import clustered
+from mlresearch.figures.style import COLORMAP, GREY, LINE, Look, brightness, cut, save, styled, with_commas
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSpace
 
@@ -33,22 +24,11 @@ MAX_TREE = 60
 MAX_ROWS = 2000
 """Rows of the picture of subtrees."""
 
-COLORS = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
-MARKERS = {"train": "o", "validation": "s", "test": "^"}
-COLORMAP = "cividis"
-GREY = "#707070"
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType: text in the file stays text
-    "text.parse_math": False,  # a label's name may hold a dollar sign
-    "savefig.dpi": 160,
+LOOKS = {
+    "train": Look("#0072B2", "-", "o"),
+    "validation": Look("#009E73", "--", "s"),
+    "test": Look("#D55E00", (0, (1, 1)), "^"),
 }
-LINE = 0.19  # inches from one line of text to the next
 
 
 def plot(dataset: Dataset, folder: str | Path) -> list[Path]:
@@ -60,42 +40,22 @@ def plot(dataset: Dataset, folder: str | Path) -> list[Path]:
 
     Without matplotlib, or where the folder cannot be written to, a `UserError`.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("drawing needs matplotlib: pip install 'mlresearch[figures]'") from None
-
-    folder = Path(folder)
-    paths = []
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as an empty box
-        drawings = {"label_frequencies": draw_label_frequencies(dataset)}
-        if (dataset.splits["train"].labels.counts(dataset.label_space.num_labels) > 0).sum() > 1:
-            drawings["cooccurrence"] = draw_cooccurrence(dataset)
-        if dataset.hierarchy is not None:
-            drawings["hierarchy"] = draw_hierarchy(dataset)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, figure in drawings.items():
-                for form, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-                    content = io.BytesIO()
-                    figure.savefig(content, format=form, metadata=metadata, bbox_inches="tight")
-                    paths.append(folder / f"{name}.{form}")
-                    write_bytes(paths[-1], content.getvalue())
-        except OSError as error:
-            raise UserError(f"cannot write to {error.filename or folder}: {error.strerror}") from None
-    return paths
+    drawings = {"label_frequencies": draw_label_frequencies(dataset)}
+    if (dataset.splits["train"].labels.counts(dataset.label_space.num_labels) > 0).sum() > 1:
+        drawings["cooccurrence"] = draw_cooccurrence(dataset)
+    if dataset.hierarchy is not None:
+        drawings["hierarchy"] = draw_hierarchy(dataset)
+    return [path for name, figure in drawings.items() for path in save(figure, Path(folder), name, crop=True)]
 
 
+@styled()
 def draw_label_frequencies(dataset: Dataset) -> "Figure":
     """Draw how many examples have each label: points by name for few labels, curves over ranks for many."""
     num_labels = dataset.label_space.num_labels
     counts = {split: records.labels.counts(num_labels) for split, records in dataset.splits.items()}
     if num_labels <= MAX_NAMED:
         return _draw_named_frequencies(dataset, counts)
-    figure = _figure(6.0, 4.0)
+    figure = style.figure(6.0, 4.0)
     axes = figure.add_subplot()
     for split, own in counts.items():
         ranked = np.sort(own[own > 0])[::-1]
@@ -103,7 +63,8 @@ def draw_label_frequencies(dataset: Dataset) -> "Figure":
         # Many labels have the same count: only the corners of these steps are drawn.
         corners = np.flatnonzero(np.diff(ranked, prepend=0, append=0))
         at = np.unique(np.concatenate([corners[corners < len(ranked)], corners[corners > 0] - 1]))
-        axes.plot(at + 1, ranked[at], color=COLORS[split], linewidth=1.8, label=legend)
+        look = LOOKS[split]
+        axes.plot(at + 1, ranked[at], color=look.color, linestyle=look.linestyle, linewidth=1.8, label=legend)
     axes.set(
         xscale="log",
         yscale="log",
@@ -111,8 +72,8 @@ def draw_label_frequencies(dataset: Dataset) -> "Figure":
         ylabel="examples with the label",
         title=dataset.name,
     )
-    axes.xaxis.set_major_formatter(_with_commas)
-    axes.yaxis.set_major_formatter(_with_commas)
+    axes.xaxis.set_major_formatter(with_commas)
+    axes.yaxis.set_major_formatter(with_commas)
     axes.grid(color="#e0e0e0", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(loc="lower left")
@@ -122,12 +83,12 @@ def draw_label_frequencies(dataset: Dataset) -> "Figure":
 def _draw_named_frequencies(dataset: Dataset, counts: dict[str, np.ndarray]) -> "Figure":
     names = _readable(dataset.label_space, 40)
     order = sorted(range(len(names)), key=lambda label: (counts["train"][label], names[label]))
-    figure = _figure(6.0, 1.2 + LINE * len(names))
+    figure = style.figure(6.0, 1.2 + LINE * len(names))
     axes = figure.add_subplot()
     for split, own in counts.items():
         shares = 100 * own[order] / len(dataset.splits[split])
         (points,) = axes.plot(shares, range(len(order)), label=split, clip_on=False, zorder=3)
-        points.set(color=COLORS[split], marker=MARKERS[split], linestyle="", markersize=5.5)
+        points.set(**LOOKS[split]._asdict() | {"linestyle": ""}, markersize=5.5)
     axes.set(
         yticks=range(len(order)),
         yticklabels=[names[label] for label in order],
@@ -142,6 +103,7 @@ def _draw_named_frequencies(dataset: Dataset, counts: dict[str, np.ndarray]) -> 
     return figure
 
 
+@styled()
 def draw_cooccurrence(dataset: Dataset) -> "Figure":
     """Draw how often the label of a column is on in the training examples in which the label of the row is.
 
@@ -159,11 +121,11 @@ def draw_cooccurrence(dataset: Dataset) -> "Figure":
     on = train.sparse(num_labels)[:, chosen]
     together = (on.T @ on).toarray()
     if dataset.hierarchy is None:
-        order = _clustered(together, len(train))
+        order = clustered(together, len(train))
         chosen, together = chosen[order], together[np.ix_(order, order)]
     names = [_readable(dataset.label_space, 34)[label] for label in chosen]
 
-    figure = _figure(3.4 + LINE * len(names), 2.6 + LINE * len(names))
+    figure = style.figure(3.4 + LINE * len(names), 2.6 + LINE * len(names))
     axes = figure.add_subplot()
     shares = 100 * together / together.diagonal()[:, None]
     np.fill_diagonal(shares, np.nan)
@@ -181,6 +143,7 @@ def draw_cooccurrence(dataset: Dataset) -> "Figure":
     return figure
 
 
+@styled()
 def draw_hierarchy(dataset: Dataset) -> "Figure":
     """Draw the hierarchy label by label, or for more than `MAX_TREE` labels as levels and the sizes of subtrees."""
     hierarchy = dataset.hierarchy
@@ -205,16 +168,17 @@ def _draw_tree(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarray) 
     names = _readable(dataset.label_space, 60)
     places = 0.28 * hierarchy.levels  # inches
     height = len(order) + 2
-    figure = _figure(6.5, LINE * height, layout=None)
+    figure = style.figure(6.5, LINE * height, layout=None)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.15, 6.35), ylim=(height - 1.5, -1.5))
     axes.set_axis_off()
     axes.text(-0.05, -1, f"{dataset.name}: labels and their numbers of training examples", va="center", fontsize=10)
+    blue = LOOKS["train"].color
     for label in order[::-1].tolist():  # children first: their lines end under the dots of their parents
         parent, x, y = drawn[label], places[label], line[label]
         if parent >= 0:
             axes.plot([places[parent], places[parent], x], [line[parent], y, y], color="#b0b0b0", linewidth=1, zorder=1)
-        inside = COLORS["train"] if counts[label] else "#ffffff"
-        axes.plot(x, y, "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=COLORS["train"])
+        inside = blue if counts[label] else "#ffffff"
+        axes.plot(x, y, "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=blue)
         name = axes.text(x + 0.1, y, names[label], va="center")
         after = f"{counts[label]:,}" + (f"   also under {', '.join(others[label])}" if others[label] else "")
         shift: dict[str, Any] = {"xycoords": name, "xytext": (6, 0), "textcoords": "offset points"}
@@ -245,17 +209,17 @@ def _draw_subtrees(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarr
     total, height = int(filled[-1]), 8.0
     width = max(8.0, min(1.5 * num_levels, 15.0))
 
-    figure = _figure(width + 0.8, height + 1.8)
+    figure = style.figure(width + 0.8, height + 1.8)
     bars, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, height / 1.3))
     is_leaf = hierarchy.num_children == 0
     leaves = np.bincount(levels[is_leaf], minlength=num_levels)
     inner = np.bincount(levels[~is_leaf], minlength=num_levels)
-    bars.bar(range(num_levels), inner, color=COLORS["train"], width=0.6, label="with children")
+    bars.bar(range(num_levels), inner, color=LOOKS["train"].color, width=0.6, label="with children")
     bars.bar(range(num_levels), leaves, bottom=inner, color="#E69F00", width=0.6, label="leaves")
     for level, number in enumerate((leaves + inner).tolist()):
         bars.text(level, number, f"{number:,}", ha="center", va="bottom", fontsize=8)
     bars.set(ylabel="labels", ylim=(0, 1.25 * (leaves + inner).max()))
-    bars.yaxis.set_major_formatter(_with_commas)
+    bars.yaxis.set_major_formatter(with_commas)
     bars.tick_params(labelbottom=False)
     bars.legend(loc="upper left" if np.argmax(leaves + inner) > num_levels / 2 else "upper right", fontsize=8)
     shape = "one parent each" if hierarchy.is_forest else "each under one of its parents"
@@ -278,7 +242,7 @@ def _draw_subtrees(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarr
     names = _readable(dataset.label_space, max(int((column - 0.1) / 0.05), 4))
     for label in wide.tolist():
         if sizes[label] / total * height >= 0.13:
-            dark = faces[label] @ (0.299, 0.587, 0.114) < 0.55
+            dark = brightness(faces[label]) < 0.55
             at = levels[label] - 0.5 + 0.06 / column, tops[label] + sizes[label] / 2
             axes.text(*at, names[label], va="center", fontsize=6.5, color="#ffffff" if dark else "#000000")
     axes.set(
@@ -288,10 +252,10 @@ def _draw_subtrees(dataset: Dataset, hierarchy: LabelHierarchy, counts: np.ndarr
         xlabel="level: length of the longest path from a root",
         ylabel="leaves below the label" if hierarchy.is_forest else "leaves drawn below the label",
     )
-    axes.yaxis.set_major_formatter(_with_commas)
+    axes.yaxis.set_major_formatter(with_commas)
     bar = figure.colorbar(colors, ax=[bars, axes], shrink=0.4, aspect=20, pad=0.02, anchor=(0, 0))
     bar.set_label("training examples; grey: none")
-    bar.ax.yaxis.set_major_formatter(_with_commas)
+    bar.ax.yaxis.set_major_formatter(with_commas)
     bar.outline.set_visible(False)
     return figure
 
@@ -313,23 +277,12 @@ def _rows_of_colors(faces: np.ndarray, levels: np.ndarray, tops: np.ndarray, siz
     return picture.clip(0, 1)
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
-    """Return a figure of so many inches that belongs to no window and no global state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def _with_commas(value: float, _: Any) -> str:
-    return f"{value:,.0f}" if value >= 1 or not value else ""
-
-
 def _readable(label_space: LabelSpace, width: int) -> list[str]:
     """Return the name of each label with its description, where that says more, in so many characters."""
     written = []
     for name, text in zip(label_space.names, label_space.descriptions, strict=True):
         full = name if text == name else f"{name}  {text}"
-        written.append(full if len(full) <= width else f"{full[: width - 1].rstrip()}…")
+        written.append(cut(full, width))
     return written
 
 
@@ -354,18 +307,3 @@ def _depth_first(hierarchy: LabelHierarchy, drawn: np.ndarray) -> np.ndarray:
         order.append(stack.pop())
         stack.extend(children[order[-1]])
     return np.array(order, np.int64)
-
-
-def _clustered(together: np.ndarray, number: int) -> Sequence[int]:
-    """Return an order of labels in which those that are correlated stand together; [labels, labels] joint counts."""
-    if len(together) < 3:  # nothing to choose between
-        return range(len(together))
-    shares = together.diagonal() / number
-    spread = np.sqrt(shares * (1 - shares))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = (together / number - np.outer(shares, shares)) / np.outer(spread, spread)
-    distance = np.where(np.isfinite(correlation), 1 - correlation, 1).clip(0)
-    np.fill_diagonal(distance, 0)
-    pairs = scipy.spatial.distance.squareform(distance, checks=False)
-    links = scipy.cluster.hierarchy.linkage(pairs, "average", optimal_ordering=True)
-    return scipy.cluster.hierarchy.leaves_list(links).tolist()
