@@ -475,8 +475,8 @@ def test_records_alone_are_enough_for_some_figures(study, capsys, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"metrics-synthetic_features.{form}" for form in ("png", "pdf")
     }
-    for kind in of_runs.KINDS:
-        assert f"left out: {kind}-synthetic_features: the folder of no run is at hand" in said.err
+    names = ", ".join(f"{kind}-synthetic_features" for kind in of_runs.KINDS)
+    assert f"left out: {names}: the folder of no run is at hand" in said.err
 
 
 def test_runs_are_drawn_and_mistakes_are_told(study, capsys, tmp_path):

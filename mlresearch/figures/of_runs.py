@@ -37,7 +37,7 @@ MAX_ATTENDING = 3
 
 
 def draw_runs(data: str, runs: Sequence[Result], only: Sequence[str] = KINDS) -> Iterator[Drawing]:
-    """Yield the figures of the runs of one data set, and the names of those that are left out.
+    """Yield the figures of the runs of one data set, and the names of those that are left out, all in one if all are.
 
     only: which of `KINDS`. Figures are of the run with the lowest seed of each row, of at most as many rows as there
     are looks; learning curves are of all seeds. Of one row, the first, is what shows a single run.
@@ -46,7 +46,7 @@ def draw_runs(data: str, runs: Sequence[Result], only: Sequence[str] = KINDS) ->
     there = [run for run in runs if run.folder is not None and (run.folder / "run.json").is_file()]
     if not there:
         missing = f"the folder of no run is at hand, such as {runs[0].folder or runs[0].file}: name --workdir"
-        yield from (Drawing(name, None, missing) for name in names.values())
+        yield Drawing(", ".join(names.values()), None, missing)
         return
     rows: dict[str, list[Result]] = {}
     for (row, _), own in by_cell(there).items():
