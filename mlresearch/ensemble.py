@@ -159,7 +159,7 @@ def evaluate_ensemble(
         "selected": None,
         "remarks": [f"an ensemble of {len(members)} runs"],
         "seconds": {"evaluate": time.time() - began},
-        "metrics": write_evaluations(folder, decisions, {"validation": validation, "test": test}),
+        "metrics": write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test}),
     }
     write_json(folder / "run.json", record)
     return record

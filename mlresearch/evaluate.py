@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from mlresearch.data.pipeline import Batch, Batches
+from mlresearch.data.records import Dataset
 from mlresearch.decisions import (
     Decision,
     Rules,
@@ -24,6 +25,7 @@ from mlresearch.decisions import (
 from mlresearch.files import write_json
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.metrics import Edges, ExampleRanks, LabelCounts, Positives, Ranks
+from mlresearch.per_label import write_per_label
 from mlresearch.predictions import Predictions
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredRows, ScoredSplit
@@ -215,10 +217,16 @@ def validation_metrics(
 
 
 def write_evaluations(
-    folder: Path, decisions: Mapping[str, Decision], found: Mapping[str, Evaluation]
+    folder: Path, dataset: Dataset, decisions: Mapping[str, Decision], found: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Write ``decisions.json`` and, where they were kept, the predictions of splits; returns the metrics by split."""
+    """Write ``decisions.json``, ``per_label.csv`` and, where they were kept, the predictions of splits.
+
+    Returns the metrics by split.
+    """
     write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
+    test = found["test"]
+    assert test.ranks is not None, "a test split is ranked"
+    write_per_label(folder, dataset, decisions, test.decisions, test.ranks)
     for split, evaluation in found.items():
         if evaluation.predictions is not None:
             evaluation.predictions.write(folder, split)

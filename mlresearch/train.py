@@ -247,7 +247,7 @@ def _train(
             on_validation, on_test, chosen = validation[number], test[number], decisions[number]
             assert on_validation is not None
             assert on_test is not None
-            metrics = write_evaluations(folder, chosen, {"validation": on_validation[0], "test": on_test})
+            metrics = write_evaluations(folder, dataset, chosen, {"validation": on_validation[0], "test": on_test})
             remarks = _remarks(dataset, splits, chosen, collapses[number])
             record |= {"status": "finished", "remarks": remarks, "metrics": metrics}
             with contextlib.closing(Events(folder, "result")) as events:

@@ -95,7 +95,7 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     [test] = evaluate(score_records(baseline, dataset, "test", rules), [decisions], hierarchy, predictions=stored)
     assert test is not None
 
-    metrics = write_evaluations(folder, decisions, {"validation": validation, "test": test})
+    metrics = write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test})
     record = {
         "status": "finished",
         "name": name,

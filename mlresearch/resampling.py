@@ -1,0 +1,325 @@
+"""Metrics of a scored split on resampled examples: the states of each resample, and what they compute.
+
+A resample is how often each example was drawn. Its counts, and its means over examples, are weighted sums over what is
+kept of each example; its ranks are those of the positives, copied as often as they were drawn, and of the negatives,
+which are counted by weight. The metrics' own code computes the rest, so that each number is that of the rows copied.
+
+Where N examples have P positives among L labels, R resamples at a time take O(R · (N + L + P)) numbers beside the
+scores, with R chosen such that these are some hundreds of megabytes, and each takes O(P · log P + cells) steps.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int
+
+from mlresearch.decisions import Decision
+from mlresearch.evaluate import evaluate
+from mlresearch.hierarchy import LabelHierarchy
+from mlresearch.label_space import LabelSets
+from mlresearch.metrics import Edges, ExampleValues, LabelCounts, Positives, Ranks, rank_examples
+from mlresearch.scored import Said, ScoredSplit
+
+Sparse: TypeAlias = scipy.sparse.csr_array
+
+BLOCK_ELEMENTS = 1 << 22
+"""Elements of the blocks in which resamples are drawn."""
+
+
+def draw_weights(units: int, resamples: int, seed: int, width: int = 1) -> Iterator[Int[np.ndarray, "block units"]]:
+    """Yield how often each of `units` stands in each of `resamples` resamples of equal size, in blocks.
+
+    The same seed draws the same, whatever the blocks; they are such that ``block · max(units, width)`` fits memory.
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
+    """
+    generator = np.random.default_rng(seed)
+    height = max(BLOCK_ELEMENTS // max(units, width), 1)
+    for start in range(0, resamples, height):
+        rows = min(height, resamples - start)
+        drawn = generator.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """Predictions of one decision against the truth, among known labels.
+
+    hits, predicted, true, unknown: sparse 0/1 [examples, labels]. counted: whether an example has a known label;
+    orphaned: whether a child is predicted without one of its parents, None where there is no hierarchy. All of them are
+    those of `metrics.LabelCounts`.
+    """
+
+    hits: Sparse
+    predicted: Sparse
+    true: Sparse
+    unknown: Sparse
+    counted: np.ndarray
+    values: ExampleValues
+    orphaned: np.ndarray | None
+
+    @classmethod
+    def of(cls, preds: Sparse, labels: LabelSets, num_labels: int, edges: Edges | None) -> "Outcome":
+        """Compare predictions, sparse 0/1 [examples, labels], with label sets."""
+        true, unknown = labels.sparse(num_labels), _unknown(labels, num_labels)
+        counted = unknown.sum(axis=1) < num_labels
+        orphaned = None
+        if edges is not None:
+            children, parents = preds[:, edges[0]], preds[:, edges[1]]
+            orphaned = (children.sum(axis=1) > children.multiply(parents).sum(axis=1)) & counted
+        preds = Sparse(preds - preds.multiply(unknown))
+        hits = Sparse(preds.multiply(true))
+        num_hits, num_preds, num_true = (matrix.sum(axis=1) for matrix in (hits, preds, true))
+        return cls(
+            *(hits, preds, true, unknown, counted),
+            values=ExampleValues.of(num_hits, num_preds, num_true, counted),
+            orphaned=orphaned,
+        )
+
+    def counts(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[LabelCounts]:
+        """Yield the state of each resample, in which example i stands ``weights[·, i]`` times."""
+        examples = weights @ self.counted
+        hits, predicted, true, unknown = (
+            (matrix.T @ weights.T).T for matrix in (self.hits, self.predicted, self.true, self.unknown)
+        )
+        # An example without a known label adds to `unknown` for every label, but counts nowhere.
+        known = weights.sum(axis=1)[:, None] - unknown
+        exact, precision, recall, f1 = (weights @ each for each in self.values)
+        none = np.zeros_like(examples)
+        checked, violations = (none, none) if self.orphaned is None else (examples, weights @ self.orphaned)
+        for at in range(len(weights)):
+            yield LabelCounts(
+                tp=hits[at],
+                fp=predicted[at] - hits[at],
+                fn=true[at] - hits[at],
+                known=known[at],
+                examples=examples[at],
+                exact=exact[at],
+                checked=checked[at],
+                violations=violations[at],
+                example_precision=precision[at],
+                example_recall=recall[at],
+                example_f1=f1[at],
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RankedCells:
+    """All scores of a split's known cells, ranked in each resample.
+
+    rows: the example of each positive; ranked_rows: the same in the order of ``positives.ranked``.
+    """
+
+    scored: ScoredSplit
+    positives: Positives
+    rows: Int[np.ndarray, "positives"]
+    ranked_rows: Int[np.ndarray, "positives"]
+
+    @classmethod
+    def of(cls, scored: ScoredSplit) -> "RankedCells":
+        """Find the positives of a split."""
+        positives, rows = Positives(), [np.zeros(0, np.int64)]
+        for [block] in scored:
+            positives = positives.merge(Positives.of(block.log_marginals, block.labels, block.known))
+            true = block.labels if block.known is None else block.labels & block.known
+            rows.append(block.rows[np.nonzero(true)[0]])
+        by_label = np.concatenate(rows)[np.argsort(np.concatenate([np.zeros(0, np.complex64), *positives.parts]))]
+        return cls(scored, positives, by_label, by_label[np.argsort(positives.scores)])
+
+    def ranks(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[Ranks]:
+        """Yield the state of each resample; what only decisions are fitted by, `below` and `highest`, is NaN."""
+        alarms, all_alarms = self._alarms(weights)
+        highest = np.full(self.scored.num_labels, np.nan, np.float32)
+        for at, drawn in enumerate(weights):
+            times = drawn[self.rows]
+            copies = np.repeat(self.positives.by_label, times)
+            yield Ranks(
+                Positives((copies,)),
+                alarms=np.repeat(alarms[at], times),
+                below=np.full(len(copies), np.nan, np.float32),
+                all_alarms=np.repeat(all_alarms[at], drawn[self.ranked_rows]),
+                highest=highest,
+            )
+
+    def _alarms(
+        self, weights: Int[np.ndarray, "resamples examples"]
+    ) -> tuple[Int[np.ndarray, "resamples positives"], Int[np.ndarray, "resamples positives"]]:
+        """Return how many negatives score no less than each positive, of its label and of all labels.
+
+        A negative adds its weight to the highest positive that it scores no less than, and sums from above do the rest.
+        """
+        positives, num_positives = self.positives, len(self.rows)
+        dtype = np.int32 if len(self.scored) * self.scored.num_labels < 1 << 31 else np.int64
+        times = weights.T.astype(dtype)
+        own, all_labels = np.zeros((2, num_positives, len(weights)), dtype)
+        for [block] in self.scored:
+            negative = ~block.labels if block.known is None else block.known & ~block.labels
+            rivals = (
+                _met(positives, block.log_marginals, negative),
+                _met_by_any(positives.ranked, block.log_marginals, negative),
+            )
+            for alarms, (met, rows) in zip((own, all_labels), rivals, strict=True):
+                shape = (num_positives, len(block.rows))
+                alarms += Sparse((np.ones(len(met), dtype), (met, rows)), shape=shape) @ times[block.rows]
+        for alarms in (own, all_labels):
+            np.cumsum(alarms[::-1], axis=0, dtype=dtype, out=alarms[::-1])
+        stop = (positives.first + positives.count)[positives.group]  # where the next label's begin
+        inner = stop < num_positives
+        own[inner] -= own[stop[inner]]  # which is still the sum over all labels that follow
+        return own.T, all_labels.T
+
+
+def _met(
+    positives: Positives, scores: Float[np.ndarray, "rows labels"], negative: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest positive of its label that a negative scores no less than, and its row; of those that do."""
+    columns, counted = scores[:, positives.labels].T.copy(), negative[:, positives.labels].T.copy()
+    met, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for column, among, first, count in zip(columns, counted, positives.first, positives.count, strict=True):
+        ranked = positives.scores[first : first + count]
+        own = np.flatnonzero(among & (column >= ranked[0]))
+        rows.append(own)
+        met.append(first - 1 + np.searchsorted(ranked, column[own], side="right"))
+    return np.concatenate(met), np.concatenate(rows)
+
+
+def _met_by_any(
+    ranked: Float[np.ndarray, "positives"], scores: Float[np.ndarray, "rows labels"], negative: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest positive of any label that a negative scores no less than, and its row; of those that do."""
+    rows, ids = np.nonzero(negative & (scores >= ranked.min(initial=np.inf)))
+    return np.searchsorted(ranked, scores[rows, ids], side="right") - 1, rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What is kept of one run's scores of a split, to compute its metrics on resampled examples.
+
+    decisions: by name. rankings: each example's metrics by name, NaN where a metric leaves an example out. ranked: None
+    where average precision is not asked for or not all scores are there. losses: one an example, NaN where there is
+    none.
+    """
+
+    split: str
+    num_examples: int
+    num_labels: int
+    decisions: Mapping[str, Outcome]
+    rankings: Mapping[str, np.ndarray]
+    ranked: RankedCells | None
+    losses: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        scored: ScoredSplit,
+        decisions: Mapping[str, Decision],
+        hierarchy: LabelHierarchy | None,
+        places: Sequence[str],
+    ) -> "Outcomes":
+        """Take what `places` need from one pass over a split, or two."""
+        groups = {place.split(".")[1] for place in places}
+        edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+        preds: dict[str, list[Sparse]] = {name: [] for name in decisions if name in groups}
+        rankings: list[dict[str, np.ndarray]] = []
+        rows, losses = [], []
+        for [block] in scored:
+            rows.append(block.rows)
+            losses.append(block.loss)
+            for name, parts in preds.items():
+                parts.append(Sparse(decisions[name].apply(block).astype(np.int64)))
+            if "ranking" in groups:
+                rankings.append(rank_examples(block.log_marginals, block.labels, block.known))
+        order = np.argsort(np.concatenate(rows))
+        names = [name for name in (rankings[0] if rankings else ()) if scored.whole or "_at_" in name]
+        further = {place for place in places if place.startswith(f"{scored.name}.ranking.")}
+        further -= {f"{scored.name}.ranking.{name}" for name in (rankings[0] if rankings else ())}
+        return cls(
+            scored.name,
+            len(scored),
+            scored.num_labels,
+            {
+                name: Outcome.of(Sparse(scipy.sparse.vstack(parts))[order], scored.labels, scored.num_labels, edges)
+                for name, parts in preds.items()
+            },
+            {name: np.concatenate([block[name] for block in rankings])[order] for name in names},
+            RankedCells.of(scored) if scored.whole and further else None,
+            np.concatenate(losses)[order],
+        )
+
+    @property
+    def width(self) -> int:
+        """The width of a resample for `draw_weights`; its states hold a few times as many numbers."""
+        return max(self.num_labels, 0 if self.ranked is None else len(self.ranked.rows) // 2)
+
+    def metrics(
+        self, places: Sequence[str], weights: Int[np.ndarray, "resamples examples"]
+    ) -> dict[str, Float[np.ndarray, "resamples"]]:
+        """Return metrics of each resample by place, of those places that are at hand and have values in all of them."""
+        given = {}
+        states: dict[str, Iterator[LabelCounts | Ranks]] = {
+            name: outcome.counts(weights) for name, outcome in self.decisions.items()
+        }
+        if self.ranked is not None:
+            states["ranking"] = self.ranked.ranks(weights)
+        for group, of_resamples in states.items():
+            wanted = [place for place in places if place.startswith(f"{self.split}.{group}.")]
+            computed = [state.compute() for state in of_resamples] if wanted else []
+            for place in wanted:
+                metric = place.rpartition(".")[2]
+                if all(metric in values for values in computed):
+                    given[place] = np.array([values[metric] for values in computed])
+        for name, values in self.rankings.items():
+            counted = weights @ ~np.isnan(values)
+            if (place := f"{self.split}.ranking.{name}") in places and counted.all():
+                given[place] = weights @ np.nan_to_num(values) / counted
+        if (place := f"{self.split}.loss.mean") in places and np.isfinite(self.losses).all():
+            given[place] = weights @ self.losses.astype(np.float64) / self.num_examples
+        return given
+
+
+def agrees(recorded: float | None, computed: float) -> bool:
+    """Return whether a number of a record is one that was computed again."""
+    return recorded is not None and abs(recorded - computed) < 1e-6
+
+
+def evaluate_copies(
+    scored: ScoredSplit,
+    decisions: Mapping[str, Decision],
+    hierarchy: LabelHierarchy | None,
+    weights: Int[np.ndarray, "resamples examples"],
+) -> Iterator[dict[str, float | None]]:
+    """Yield every metric of each resample by place, from passes over its rows, copied: slow, whatever the metrics.
+
+    All scores are held in memory, twice.
+    """
+    blocks = [block for [block] in scored]
+    order = np.argsort(np.concatenate([block.rows for block in blocks]))
+    log_marginals, losses = (
+        np.concatenate(parts)[order]
+        for parts in ([block.log_marginals for block in blocks], [block.loss for block in blocks])
+    )
+    sets = {name: np.concatenate([block.sets[name] for block in blocks])[order] for name in blocks[0].sets}
+    for times in weights:
+        rows = np.repeat(np.arange(len(scored)), times)
+
+        def said(rows: np.ndarray = rows) -> Iterator[Said]:
+            of_rows = {name: on[rows][None] for name, on in sets.items()}
+            yield np.arange(len(rows)), log_marginals[rows][None], of_rows, losses[rows][None]
+
+        copies = ScoredSplit(scored.name, "", scored.labels.select(rows), scored.num_labels, said)
+        [found] = evaluate(copies, [decisions], hierarchy)
+        assert found is not None, "probabilities that are stored are not NaN"
+        yield {
+            f"{scored.name}.{group}.{name}": value
+            for group, numbers in found.metrics().items()
+            for name, value in numbers.items()
+        }
+
+
+def _unknown(labels: LabelSets, num_labels: int) -> Sparse:
+    """Return the sparse 0/1 [examples, labels] matrix of labels that are unknown."""
+    unknown = np.zeros(len(labels.ids), bool) if labels.values is None else np.isnan(labels.values)
+    cells = (labels.rows[unknown], labels.ids[unknown])
+    return Sparse((np.ones(len(cells[0]), np.int64), cells), shape=(len(labels), num_labels))
