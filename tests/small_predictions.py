@@ -20,7 +20,7 @@ DECISIONS = {
 
 
 def make_dataset(kind, num_examples=40, num_labels=8):
-    """A test split: labels are ``flat``, have a ``hierarchy``, or are ``unknown`` at places; one is rare, one absent."""
+    """A test split: labels are ``flat``, have a ``hierarchy``, or some are ``unknown``; one is rare, one absent."""
     rng = np.random.default_rng(1)
     labels = rng.random((num_examples, num_labels)) < 0.35
     labels[:, 6] = labels[:, 7] = False

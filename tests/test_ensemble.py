@@ -18,6 +18,7 @@ from mlresearch.ensemble import MeanMarginals, combine
 from mlresearch.errors import UserError
 from mlresearch.hierarchy_index import index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
+from mlresearch.intervals import run_intervals
 from mlresearch.predict import Run
 from mlresearch.study import Study
 from mlresearch.sweep import plan
@@ -98,6 +99,12 @@ def test_a_study_evaluates_it_after_its_members(tmp_path, data_dir, capsys):
             np.testing.assert_allclose(np.exp(stored["log_marginals"]), np.mean(marginals, 0), rtol=1e-4)
     again = workdir.read_record(planned[ensemble["run_id"]].folder)
     assert again["metrics"] == ensemble["metrics"]
+    for run_id in (ensemble["run_id"], ensemble["members"][0]):
+        for split in ("validation", "test"):  # that of validation is from before the refit
+            metrics, intervals = run_intervals(planned[run_id].folder, split, 39, 0.95, 0)
+            assert metrics == workdir.read_record(planned[run_id].folder)["metrics"][split]
+            assert not intervals.left_out
+        assert (planned[run_id].folder / "per_label.csv").exists()
     with pytest.raises(UserError, match="holds an ensemble"):
         Run(planned[ensemble["run_id"]].folder)
 

@@ -9,11 +9,11 @@ import pytest
 from small_predictions import DECISIONS, EDGES, make_dataset, store
 from small_scores import scored_split, split_metrics
 
-from mlresearch.decisions import Half
 from mlresearch.errors import UserError
 from mlresearch.evaluate import Evaluation, evaluate
 from mlresearch.intervals import find_intervals, percentile_interval
 from mlresearch.predictions import read_predictions
+from mlresearch.resampling import draw_weights
 
 
 def made(folder, kind="hierarchy"):
@@ -72,20 +72,15 @@ def test_too_few_resamples_are_refused_with_how_many_it_takes(tmp_path):
             percentile_interval(np.zeros(100), level)
 
 
-def test_intervals_of_a_share_hold_it_about_as_often_as_they_say():
-    """Of 80 examples, each right with probability ¾, subset accuracy is the mean; 100 splits."""
+def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+    """The mean of 80 draws, each 1 with probability ¾, in 400 samples of them."""
     rng = np.random.default_rng(0)
     held = 0
-    for seed in range(100):
-        right = rng.random((80, 1)) < 0.75
-        scored = scored_split(
-            np.where(right, -0.1, -9.0)[None].astype(np.float32), right[None], right | True, split="test"
-        )
-        metrics = {"half": {"subset_accuracy": float(right.mean())}}
-        found = find_intervals(scored, {"half": Half()}, None, metrics, resamples=59, level=0.9, seed=seed)
-        low, high = found.of("half", "subset_accuracy")
+    for seed in range(400):
+        [weights] = draw_weights(80, 199, seed)
+        low, high = percentile_interval(weights @ (rng.random(80) < 0.75) / 80, 0.9)
         held += low <= 0.75 <= high
-    assert 78 <= held < 100  # four standard deviations of 3 from 90
+    assert held / 400 == pytest.approx(0.9, abs=0.06)  # four standard deviations of 0.015
 
 
 def test_a_seed_draws_the_same_whatever_the_blocks(tmp_path, monkeypatch):

@@ -118,29 +118,31 @@ def _report(report: Report, labels: Sequence[Line]) -> None:
         numbers = (_cell(getattr(line, name)) for name in shown)
         return [line.name, *numbers, *([" ".join(line.description.split())] if described else [])]
 
-    parts = [[cells(line) for line in lines] for lines in (labels, report.means)]
+    of_labels, of_means = ([cells(line) for line in lines] for lines in (labels, report.means))
+    left = [name in ("", "description") for name in head]
     title = f"test, {report.decision}: {len(labels)} of {len(report.labels)} labels"
     console = rich.console.Console()
     if console.is_terminal:
         table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
-        for name in head:
-            table.add_column(name, justify="left" if name in ("", "description") else "right", no_wrap=True)
-        for part in parts:
-            for line in part:
+        for name, at_left in zip(head, left, strict=True):
+            table.add_column(name, justify="left" if at_left else "right", no_wrap=True)
+        for lines in (of_labels, of_means):
+            for line in lines:
                 table.add_row(*map(rich.markup.escape, line))
             table.add_section()
         console.print(table)
         return
+    widths = [max(map(len, column)) for column in zip(head, *of_labels, *of_means, strict=True)]
     print(title)
-    widths = [max(map(len, column)) for column in zip(head, *parts[0], *parts[1], strict=True)]
-    for lines in ([head], *parts):
-        for name, *numbers in lines:
-            *numbers, last = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-            print("  ".join([name.ljust(widths[0]), *numbers, last.strip() if described else last]).rstrip())
-        print()
+    for line in [head, *of_labels, [""] * len(head), *of_means]:
+        aligned = (
+            text.ljust(width) if at_left else text.rjust(width)
+            for text, width, at_left in zip(line, widths, left, strict=True)
+        )
+        print("  ".join(aligned).rstrip())
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: float | int | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.4f}"
