@@ -58,9 +58,9 @@ class Intervals:
 def percentile_interval(resampled: Float[np.ndarray, "resamples"], level: float) -> tuple[float, float]:
     """Return the k-th smallest and the k-th largest of B resampled numbers, ``k = ⌊(B + 1) (1 − level) / 2⌋``.
 
-    It is as good as resamples are like other samples. Of means over examples they are. Of means over labels they are
-    lower where a rare label, of which no example is drawn, counts 0, and higher where it is left out, so that such an
-    interval may even lie beside the number.
+    It is as good as resamples are like other samples. Of means over examples they are. Means over labels are moved
+    where labels are rare: resamples that lack a label's examples count it 0 or leave it out, and those that have them
+    several times rank the copies together, so that such an interval may even lie beside the number.
 
     A level that is none, and too few resamples for it, are `UserError`s.
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
@@ -130,10 +130,11 @@ def find_intervals(
 def _reason(recorded: float | None, found: float | None, *, whole: bool) -> str:
     """Return why a number is left out, given what the scores make of it; empty where it is not."""
     if recorded is None:
-        return "it is infinite"
+        return "it is infinite, or there is none"
     if found is None:
         return "the scores do not give it" if whole else "it needs all scores, of which the highest alone are stored"
-    return "" if agrees(recorded, found) else f"the scores give {found:.6g}, the record says {recorded:.6g}"
+    scores = "scores" if whole else "highest scores, which alone are stored,"
+    return "" if agrees(recorded, found) else f"the {scores} give {found:.6g}, the record says {recorded:.6g}"
 
 
 def run_intervals(folder: Path, split: str, resamples: int, level: float, seed: int) -> tuple[Metrics, Intervals]:

@@ -95,7 +95,7 @@ def _written(values: Float[np.ndarray, "labels"]) -> list[str]:
     return ["" if math.isnan(value) else f"{value:.{DIGITS}g}" for value in values.tolist()]
 
 
-MEANS = {"micro": "micro", "macro": "macro", "weighted": "weighted", "samples": "example"}
+MEANS = {"micro avg": "micro", "macro avg": "macro", "weighted avg": "weighted", "samples avg": "example"}
 """Means at the foot of a report: as scikit-learn's `classification_report` calls them, and as a record does."""
 
 
@@ -121,7 +121,7 @@ class Line:
 class Report:
     """A classification report: what one decision gets right of each label of the test split.
 
-    labels: in the label space's order. means: the record's numbers; ``samples`` is the mean over examples, where F1 is
+    labels: in the label space's order. means: the record's numbers; ``samples avg`` is the mean over examples, where F1 is
     1 if nothing is true and nothing is predicted.
     """
 

@@ -67,9 +67,11 @@ def test_evaluate_prints_intervals_from_what_is_stored_or_else_by_the_model(trai
     assert set(said["intervals"]["bounds"]) == {f"test.{group}.{name}" for group, of in record.items() for name in of}
     assert main([*words, "--level=0.5", "--seed=3"]) == 0
     printed = capsys.readouterr().out
-    assert "0.5 of 39 resamples of the 29 examples, drawn with seed 3" in printed
-    shown = [line.split() for line in printed.splitlines() if "subset_accuracy" in line]
-    assert all(float(low) <= float(value) <= float(high) for _, value, low, _, high in shown)
+    assert "50 % of 39 resamples of the 29 examples, drawn with seed 3" in printed
+    for line in printed.splitlines():
+        if line.startswith("  "):
+            _, value, low, _, high, *mark = line.split()
+            assert (mark == ["*"]) == (not float(low) <= float(value) <= float(high)), line
     stored = run / "predictions_test.npz"
     kept = stored.read_bytes()
     stored.unlink()

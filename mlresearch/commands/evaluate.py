@@ -12,7 +12,7 @@ from absl import flags
 
 from mlresearch.commands.arguments import define_workdir, parse, read_workdir
 from mlresearch.errors import UserError
-from mlresearch.intervals import Intervals, Metrics, run_intervals
+from mlresearch.intervals import Intervals, run_intervals
 from mlresearch.per_label import PREFIXES, Line, Report
 from mlresearch.predict import Run
 
@@ -69,10 +69,9 @@ def run(argv: list[str]) -> int:
         print(f"{values.split}, {group}")
         for name, value in numbers.items():
             bounds = None if intervals is None else intervals.of(group, name)
-            reach = "" if bounds is None else f"   {_metric(name, bounds[0])} to {_metric(name, bounds[1])}"
-            print(f"  {name:28} {_metric(name, value)}{reach}")
+            print(f"  {name:32} {_metric(name, value):10}{_reach(name, value, bounds)}".rstrip())
     if intervals is not None:
-        _explain(intervals, metrics)
+        _explain(intervals)
     return 0
 
 
@@ -82,29 +81,25 @@ def _metric(name: str, value: float | None) -> str:
     return f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
 
 
-def _explain(intervals: Intervals, metrics: Metrics) -> None:
-    """Print what the intervals are, and which metrics have none or lie outside theirs."""
+def _reach(name: str, value: float | None, bounds: tuple[float, float] | None) -> str:
+    """Return an interval, with a mark where it does not hold the number."""
+    if value is None or bounds is None:
+        return ""
+    low, high = bounds
+    held = low - ROUNDING <= value <= high + ROUNDING
+    return f"{_metric(name, low)} to {_metric(name, high)}{'' if held else ' *'}"
+
+
+def _explain(intervals: Intervals) -> None:
+    """Print what the intervals are, and which metrics have none."""
     print(
-        f"intervals: {intervals.level:.4g} of {intervals.resamples:,} resamples of the "
-        f"{intervals.num_examples:,} examples, drawn with seed {intervals.seed} (percentile bootstrap)"
+        f"intervals: {100 * intervals.level:g} % of {intervals.resamples:,} resamples of the "
+        f"{intervals.num_examples:,} examples, drawn with seed {intervals.seed} (percentile bootstrap)\n"
+        "*: beside its interval, since resamples lack the examples of rare labels or have them several times"
     )
     for reason in dict.fromkeys(intervals.left_out.values()):
-        print(
-            f"no interval of {', '.join(place for place, why in intervals.left_out.items() if why == reason)}: {reason}"
-        )
-    outside = [
-        f"{group}.{name}"
-        for group, numbers in metrics.items()
-        for name, value in numbers.items()
-        if value is not None
-        and (bounds := intervals.of(group, name)) is not None
-        and not bounds[0] - ROUNDING <= value <= bounds[1] + ROUNDING
-    ]
-    if outside:
-        print(
-            f"outside of its interval: {', '.join(outside)}. A mean over labels is moved by rare ones, of "
-            "which some resamples have no example"
-        )
+        places = [place for place, why in intervals.left_out.items() if why == reason]
+        print(f"no interval of {', '.join(places)}: {reason}")
 
 
 def _report(report: Report, labels: Sequence[Line]) -> None:
@@ -115,7 +110,7 @@ def _report(report: Report, labels: Sequence[Line]) -> None:
     head = ["", *(name.replace("_", " ") for name in shown), *(["description"] if described else [])]
 
     def cells(line: Line) -> list[str]:
-        numbers = (_cell(getattr(line, name)) for name in shown)
+        numbers = (_cell(name, getattr(line, name)) for name in shown)
         return [line.name, *numbers, *([" ".join(line.description.split())] if described else [])]
 
     of_labels, of_means = ([cells(line) for line in lines] for lines in (labels, report.means))
@@ -142,7 +137,9 @@ def _report(report: Report, labels: Sequence[Line]) -> None:
         print("  ".join(aligned).rstrip())
 
 
-def _cell(value: float | int | None) -> str:
+def _cell(name: str, value: float | int | None) -> str:
     if value is None:
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3g}" if name == "threshold" else f"{value:.4f}"
