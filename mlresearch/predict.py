@@ -79,13 +79,13 @@ class Run:
             raise UserError(
                 f"{self.folder}: the run is {self.record['status']}; train it to its end with the same command"
             )
-        self.label_space, frequencies, self.hierarchy = workdir.read_labels(self.folder)
+        self.label_space, self.frequencies, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
         self.graphdef, params, rates, self.structure = create_model(
-            self.config, spec, num_labels, self.hierarchy, frequencies=frequencies
+            self.config, spec, num_labels, self.hierarchy, frequencies=self.frequencies
         )
         train, num_steps = self.config.train, self.record["num_steps"]
         refit = refit and train.refit
@@ -190,7 +190,7 @@ class Run:
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
         scored = score_split(self.score, batches, split, dataset.fingerprint)
-        [found] = evaluate(scored, [self.decisions], self.hierarchy)
+        [found] = evaluate(scored, [self.decisions], self.hierarchy, self.frequencies)
         if found is None:
             raise self._diverged()
         return found.metrics()

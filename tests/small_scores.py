@@ -4,7 +4,17 @@ import numpy as np
 
 from mlresearch.decisions import ValidationCounts, counts_at
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import ExampleRanks, LabelCounts, Positives, Ranks
+from mlresearch.metrics import (
+    ExampleRanks,
+    ExtendedTruth,
+    LabelCounts,
+    Positives,
+    Ranks,
+    Reliability,
+    frequency_bins,
+    inverse_propensities,
+    macro_f1_in_bins,
+)
 from mlresearch.scored import ScoredRows, ScoredSplit
 
 
@@ -26,6 +36,25 @@ def ranking_metrics(scores, labels, known=None):
 def split_metrics(scores, preds, labels, edges, known=None):
     """Every metric of predictions and scores."""
     return label_metrics(preds, labels, edges, known) | ranking_metrics(scores, labels, known)
+
+
+def run_metrics(scores, preds, labels, hierarchy, known, frequencies, losses):
+    """Every metric of predictions by their names and of scores, as a record has them."""
+    everyone, edges = np.ones(len(labels), bool), (hierarchy.children, hierarchy.parents)
+    bins, truth = frequency_bins(frequencies), ExtendedTruth.of(labels, hierarchy, known)
+    counts = {name: LabelCounts.of(on, labels, everyone, edges, known) for name, on in preds.items()}
+    ranks = ExampleRanks.of(scores, labels, known, inverse_propensities(frequencies))
+    return {
+        name: of.compute() | macro_f1_in_bins(of, bins) | truth.compare(preds[name]).compute()
+        for name, of in counts.items()
+    } | {
+        "ranking": ranks_of(scores, labels, known).compute() | ranks.compute(),
+        "probabilities": {
+            name: value if np.isfinite(value) else None
+            for name, value in Reliability.of(scores, labels, known).compute().items()
+        },
+        "loss": {"mean": float(np.mean(losses, dtype=np.float64))},
+    }
 
 
 def validation_counts(scores, labels, known=None, grid=(0.5,), split="validation"):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from mlresearch.data.records import Dataset
 from mlresearch.decisions import Decision
+from mlresearch.definitions import GROUPS
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets
@@ -156,7 +157,7 @@ def read_outcomes(stored: Mapping[str, np.ndarray], dataset: Dataset, folder: Pa
     groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
     preds = {name: _stored_sets(stored, name, num_labels) for name in groups if f"{name}_ids" in stored}
     scored = ScoredSplit(SPLIT, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
-    if others := groups - preds.keys() - {"ranking", "loss"}:
+    if others := groups - preds.keys() - GROUPS.keys():
         decisions = {name: decision for name, decision in read_decisions(folder).items() if name in others}
         preds |= _decide(decisions, scored)
     return Outcomes(
