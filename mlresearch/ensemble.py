@@ -136,12 +136,12 @@ def evaluate_ensemble(
 
     before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders])
     scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
-    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, predictions=stored)
+    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
     ensemble = Ensemble(members)
     scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
-    [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
+    [test] = evaluate(scored, [decisions], dataset.hierarchy, frequencies, predictions=stored)
     assert test is not None
 
     first = members[0].record

@@ -20,10 +20,11 @@ from mlresearch.decisions import Decision
 from mlresearch.errors import UserError, suggest
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.inputs import load_dataset
+from mlresearch.label_space import Frequencies
 from mlresearch.predict import Run
 from mlresearch.predictions import read_predictions
 from mlresearch.progress import Bar
-from mlresearch.resampling import Outcomes, agrees, draw_weights, evaluate_copies
+from mlresearch.resampling import SUMMED_CELLS, Outcomes, agrees, draw_weights, evaluate_copies
 from mlresearch.scored import ScoredSplit
 from mlresearch.workdir import finished_record, read_config, read_decisions, refuse_changed
 
@@ -79,30 +80,32 @@ def find_intervals(
     scored: ScoredSplit,
     decisions: Mapping[str, Decision],
     hierarchy: LabelHierarchy | None,
+    frequencies: Frequencies,
     metrics: Metrics,
-    *,
     resamples: int,
     level: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
     """Return the intervals of a split's metrics; all metrics meet the same resamples.
 
-    metrics: what the record says of the split. Numbers that the scores do not give again are left out. What
-    `Outcomes.metrics` does not know is evaluated on copied rows, which is slow. Too few resamples are a `UserError`.
+    frequencies: of the training split's labels. metrics: what the record says of the split. Numbers that the scores do
+    not give again are left out. What `Outcomes.metrics` does not know is evaluated on copied rows, which is slow. Too
+    few resamples are a `UserError`.
     """
     percentile_interval(np.zeros(resamples), level)  # or there is no need to begin
     recorded = {f"{scored.name}.{group}.{name}": value for group, of in metrics.items() for name, value in of.items()}
-    outcomes = Outcomes.of(scored, decisions, hierarchy, list(recorded))
+    outcomes = Outcomes.of(scored, decisions, hierarchy, frequencies, list(recorded))
     once = np.ones((1, len(scored)), np.int64)
     summed = {place: float(of[0]) for place, of in outcomes.metrics(list(recorded), once).items()}
     copied: dict[str, float | None] = {}
-    if scored.whole and any(value is not None and place not in summed for place, value in recorded.items()):
-        [again] = evaluate_copies(scored, decisions, hierarchy, once)
+    few = scored.whole and len(scored) * scored.num_labels <= SUMMED_CELLS
+    if few and any(value is not None and place not in summed for place, value in recorded.items()):
+        [again] = evaluate_copies(scored, decisions, hierarchy, frequencies, once)
         copied = {place: again[place] for place in recorded if place in again and place not in summed}
     left_out = {
         place: reason
         for place, value in recorded.items()
-        if (reason := _reason(value, (summed | copied).get(place), whole=scored.whole))
+        if (reason := _reason(value, (summed | copied).get(place), whole=scored.whole, few=few))
     }
 
     blocks: list[dict[str, np.ndarray]] = []
@@ -110,7 +113,7 @@ def find_intervals(
         for weights in draw_weights(len(scored), resamples, seed, outcomes.width):
             block = outcomes.metrics([place for place in summed if place not in left_out], weights)
             if places := [place for place in copied if place not in left_out]:
-                rows = list(evaluate_copies(scored, decisions, hierarchy, weights))
+                rows = list(evaluate_copies(scored, decisions, hierarchy, frequencies, weights))
                 block |= {
                     place: np.array([row[place] for row in rows])
                     for place in places
@@ -127,12 +130,14 @@ def find_intervals(
     return Intervals(scored.name, len(scored), resamples, level, seed, bounds, left_out)
 
 
-def _reason(recorded: float | None, found: float | None, *, whole: bool) -> str:
+def _reason(recorded: float | None, found: float | None, *, whole: bool, few: bool) -> str:
     """Return why a number is left out, given what the scores make of it; empty where it is not."""
     if recorded is None:
         return "it is infinite, or there is none"
     if found is None:
-        return "the scores do not give it" if whole else "it needs all scores, of which the highest alone are stored"
+        if not whole:
+            return "it needs all scores, of which the highest alone are stored"
+        return "the scores do not give it" if few else f"of more than {SUMMED_CELLS:,} cells it takes too long"
     scores = "scores" if whole else "highest scores, which alone are stored,"
     return "" if agrees(recorded, found) else f"the {scores} give {found:.6g}, the record says {recorded:.6g}"
 
@@ -154,9 +159,9 @@ def run_intervals(folder: Path, split: str, resamples: int, level: float, seed: 
     scored = _scores(folder, split, config, dataset)
     metrics = record["metrics"][split]
     decisions = read_decisions(folder)
-    return metrics, find_intervals(
-        scored, decisions, dataset.hierarchy, metrics, resamples=resamples, level=level, seed=seed
-    )
+    frequencies = dataset.train.labels.frequencies(dataset.label_space.num_labels)
+    found = find_intervals(scored, decisions, dataset.hierarchy, frequencies, metrics, resamples, level, seed)
+    return metrics, found
 
 
 def _scores(folder: Path, split: str, config: ConfigDict, dataset: Dataset) -> ScoredSplit:

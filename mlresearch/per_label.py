@@ -29,6 +29,7 @@ from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.errors import UserError, suggest
 from mlresearch.files import write_bytes
 from mlresearch.metrics import LabelCounts, Ranks
+from mlresearch.metrics.counts import precision_recall_f1
 from mlresearch.workdir import finished_record
 
 FILE = "per_label.csv"
@@ -54,16 +55,6 @@ def average_precision(ranks: Ranks) -> Float[np.ndarray, "labels"]:
     return values
 
 
-def label_ratios(counts: LabelCounts) -> dict[str, Float[np.ndarray, "labels"]]:
-    """Return each label's precision, recall and F1, 0 where there is nothing to divide by."""
-    tp, predicted, true = counts.tp, counts.tp + counts.fp, counts.tp + counts.fn
-    return {
-        "precision": tp / np.maximum(predicted, 1),
-        "recall": tp / np.maximum(true, 1),
-        "f1": 2 * tp / np.maximum(predicted + true, 1),
-    }
-
-
 def write_per_label(
     folder: Path,
     dataset: Dataset,
@@ -82,7 +73,8 @@ def write_per_label(
     assert isinstance(thresholds, LabelThresholds)
     columns["threshold"] = _written(np.exp(thresholds.log_thresholds.astype(np.float64)))
     for decision, prefix in PREFIXES.items():
-        columns |= {prefix + name: _written(of) for name, of in label_ratios(counts[decision]).items()}
+        of = counts[decision]
+        columns |= {prefix + name: _written(ratio) for name, ratio in precision_recall_f1(of.tp, of.fp, of.fn).items()}
     columns["average_precision"] = _written(average_precision(ranks))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -121,8 +113,8 @@ class Line:
 class Report:
     """A classification report: what one decision gets right of each label of the test split.
 
-    labels: in the label space's order. means: the record's numbers; ``samples avg`` is the mean over examples, where F1 is
-    1 if nothing is true and nothing is predicted.
+    labels: in the label space's order. means: the record's numbers; ``samples avg`` is the mean over examples, where F1
+    is 1 if nothing is true and nothing is predicted.
     """
 
     decision: str

@@ -79,13 +79,13 @@ class Run:
             raise UserError(
                 f"{self.folder}: the run is {self.record['status']}; train it to its end with the same command"
             )
-        self.label_space, frequencies, self.hierarchy = workdir.read_labels(self.folder)
+        self.label_space, self.frequencies, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
         self.graphdef, params, rates, self.structure = create_model(
-            self.config, spec, num_labels, self.hierarchy, frequencies=frequencies
+            self.config, spec, num_labels, self.hierarchy, frequencies=self.frequencies
         )
         train, num_steps = self.config.train, self.record["num_steps"]
         refit = refit and train.refit
@@ -177,7 +177,7 @@ class Run:
 
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
-        [found] = evaluate(self.scored(split), [self.decisions], self.hierarchy)
+        [found] = evaluate(self.scored(split), [self.decisions], self.hierarchy, self.frequencies)
         if found is None:
             raise self._diverged()
         return found.metrics()

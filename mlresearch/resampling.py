@@ -10,8 +10,9 @@ scores, with R chosen such that these are some hundreds of megabytes, and each t
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
@@ -19,14 +20,33 @@ from jaxtyping import Float, Int
 from mlresearch.decisions import Decision
 from mlresearch.evaluate import evaluate
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.label_space import LabelSets
-from mlresearch.metrics import Edges, ExampleValues, LabelCounts, Positives, Ranks, rank_examples
+from mlresearch.label_space import Frequencies, LabelSets
+from mlresearch.metrics import (
+    Edges,
+    ExampleRanks,
+    ExampleValues,
+    ExtendedTruth,
+    HierarchicalCounts,
+    LabelCounts,
+    Positives,
+    Ranks,
+    Reliability,
+    frequency_bins,
+    inverse_propensities,
+    macro_f1_in_bins,
+)
 from mlresearch.scored import Said, ScoredSplit
 
 Sparse: TypeAlias = scipy.sparse.csr_array
 
 BLOCK_ELEMENTS = 1 << 22
 """Elements of the blocks in which resamples are drawn."""
+
+SUMMED_CELLS = 1 << 24
+"""Cells up to which their marginals are binned example by example, in 24 bytes a cell, or rows are copied."""
+
+EXTENDED = frozenset(HierarchicalCounts(0, 0, 0, 0, 0, 0).compute())
+"""Metrics of label sets with their ancestors."""
 
 
 def draw_weights(units: int, resamples: int, seed: int, width: int = 1) -> Iterator[Int[np.ndarray, "block units"]]:
@@ -193,22 +213,69 @@ def _met_by_any(
     return np.searchsorted(ranked, scores[rows, ids], side="right") - 1, rows
 
 
+State = TypeVar("State", ExampleRanks, HierarchicalCounts, Reliability)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sums(Generic[State]):
+    """States of single examples, whose numbers add up to those of resamples.
+
+    like: one of them. numbers: those of all, sparse [examples, numbers].
+    """
+
+    like: State
+    numbers: Sparse
+
+    @classmethod
+    def of(cls, states: Sequence[State], order: Int[np.ndarray, "examples"]) -> "Sums[State]":
+        """Gather states; order: their places, example by example."""
+        rows = [np.concatenate([np.ravel(leaf) for leaf in _flatten(state)[0]]) for state in states]
+        kept: list[np.ndarray] = [np.flatnonzero(row) for row in rows]
+        offsets = np.cumsum([0, *map(len, kept)])
+        values = np.concatenate([row[own] for row, own in zip(rows, kept, strict=True)]).astype(np.float64)
+        numbers = Sparse((values, np.concatenate(kept), offsets), shape=(len(rows), len(rows[0])))
+        return cls(states[0], numbers[order])
+
+    def states(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[State]:
+        """Yield the state of each resample."""
+        leaves, structure = _flatten(self.like)
+        ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+        height = max(BLOCK_ELEMENTS // self.numbers.shape[1], 1)
+        for start in range(0, len(weights), height):
+            for row in (self.numbers.T @ weights[start : start + height].T.astype(np.float64)).T:
+                parts = [
+                    part.astype(np.asarray(leaf).dtype).reshape(np.shape(leaf))
+                    for part, leaf in zip(np.split(row, ends), leaves, strict=True)
+                ]
+                fields = jax.tree.unflatten(structure, [part if part.ndim else part.item() for part in parts])
+                yield type(self.like)(**fields)
+
+
+def _flatten(state: ExampleRanks | HierarchicalCounts | Reliability) -> tuple[list[Any], Any]:
+    """Return the numbers and arrays of a state, and how they stand in it."""
+    return jax.tree.flatten({field.name: getattr(state, field.name) for field in dataclasses.fields(state)})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcomes:
     """What is kept of one run's scores of a split, to compute its metrics on resampled examples.
 
-    decisions: by name. rankings: each example's metrics by name, NaN where a metric leaves an example out. ranked: None
-    where average precision is not asked for or not all scores are there. losses: one an example, NaN where there is
-    none.
+    decisions, hierarchical: by name. bins: of `frequency_bins`. example_ranks, reliability, ranked: None where they are
+    not asked for, or where not all scores are there that it takes. losses: one an example, NaN where there is none.
+    whole: whether all scores are there.
     """
 
     split: str
     num_examples: int
     num_labels: int
+    bins: Mapping[str, np.ndarray]
     decisions: Mapping[str, Outcome]
-    rankings: Mapping[str, np.ndarray]
+    hierarchical: Mapping[str, Sums[HierarchicalCounts]]
+    example_ranks: Sums[ExampleRanks] | None
+    reliability: Sums[Reliability] | None
     ranked: RankedCells | None
     losses: np.ndarray
+    whole: bool
 
     @classmethod
     def of(
@@ -216,36 +283,57 @@ class Outcomes:
         scored: ScoredSplit,
         decisions: Mapping[str, Decision],
         hierarchy: LabelHierarchy | None,
+        frequencies: Frequencies,
         places: Sequence[str],
     ) -> "Outcomes":
-        """Take what `places` need from one pass over a split, or two."""
-        groups = {place.split(".")[1] for place in places}
+        """Take what `places` need from one pass over a split, or two; frequencies: of the training split's labels."""
+        wanted: dict[str, set[str]] = {}
+        for place in places:
+            _, group, metric = place.split(".")
+            wanted.setdefault(group, set()).add(metric)
         edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-        preds: dict[str, list[Sparse]] = {name: [] for name in decisions if name in groups}
-        rankings: list[dict[str, np.ndarray]] = []
+        inverse = inverse_propensities(frequencies)
+        calibrated = "probabilities" in wanted and scored.whole and len(scored) * scored.num_labels <= SUMMED_CELLS
+        preds: dict[str, list[Sparse]] = {name: [] for name in decisions if name in wanted}
+        extended: dict[str, list[HierarchicalCounts]] = {name: [] for name in preds if wanted[name] & EXTENDED}
         rows, losses = [], []
+        ranks: list[ExampleRanks] = []
+        reliability: list[Reliability] = []
         for [block] in scored:
             rows.append(block.rows)
             losses.append(block.loss)
+            on = {name: decisions[name].apply(block) for name in preds}
             for name, parts in preds.items():
-                parts.append(Sparse(decisions[name].apply(block).astype(np.int64)))
-            if "ranking" in groups:
-                rankings.append(rank_examples(block.log_marginals, block.labels, block.known))
+                parts.append(Sparse(on[name].astype(np.int64)))
+            for at in range(len(block.rows)):
+                one = slice(at, at + 1)
+                known = None if block.known is None else block.known[one]
+                cells = block.log_marginals[one], block.labels[one], known
+                if extended and hierarchy is not None:
+                    truth = ExtendedTruth.of(block.labels[one], hierarchy, known)
+                    for name, states in extended.items():
+                        states.append(truth.compare(on[name][one]))
+                if "ranking" in wanted:
+                    ranks.append(ExampleRanks.of(*cells, inverse))
+                if calibrated:
+                    reliability.append(Reliability.of(*cells))
         order = np.argsort(np.concatenate(rows))
-        names = [name for name in (rankings[0] if rankings else ()) if scored.whole or "_at_" in name]
-        further = {place for place in places if place.startswith(f"{scored.name}.ranking.")}
-        further -= {f"{scored.name}.ranking.{name}" for name in (rankings[0] if rankings else ())}
+        further = wanted.get("ranking", set()) - set(ranks[0].sums if ranks else ())
         return cls(
             scored.name,
             len(scored),
             scored.num_labels,
+            frequency_bins(frequencies),
             {
                 name: Outcome.of(Sparse(scipy.sparse.vstack(parts))[order], scored.labels, scored.num_labels, edges)
                 for name, parts in preds.items()
             },
-            {name: np.concatenate([block[name] for block in rankings])[order] for name in names},
+            {name: Sums.of(states, order) for name, states in extended.items() if states},
+            Sums.of(ranks, order) if ranks else None,
+            Sums.of(reliability, order) if reliability else None,
             RankedCells.of(scored) if scored.whole and further else None,
             np.concatenate(losses)[order],
+            scored.whole,
         )
 
     @property
@@ -258,25 +346,37 @@ class Outcomes:
     ) -> dict[str, Float[np.ndarray, "resamples"]]:
         """Return metrics of each resample by place, of those places that are at hand and have values in all of them."""
         given = {}
-        states: dict[str, Iterator[LabelCounts | Ranks]] = {
-            name: outcome.counts(weights) for name, outcome in self.decisions.items()
-        }
-        if self.ranked is not None:
-            states["ranking"] = self.ranked.ranks(weights)
-        for group, of_resamples in states.items():
-            wanted = [place for place in places if place.startswith(f"{self.split}.{group}.")]
-            computed = [state.compute() for state in of_resamples] if wanted else []
-            for place in wanted:
-                metric = place.rpartition(".")[2]
-                if all(metric in values for values in computed):
+        for group in dict.fromkeys(place.split(".")[1] for place in places):
+            computed = list(self._computed(group, weights))
+            for place in places:
+                split, of, metric = place.split(".")
+                if (split, of) == (self.split, group) and computed and all(metric in values for values in computed):
                     given[place] = np.array([values[metric] for values in computed])
-        for name, values in self.rankings.items():
-            counted = weights @ ~np.isnan(values)
-            if (place := f"{self.split}.ranking.{name}") in places and counted.all():
-                given[place] = weights @ np.nan_to_num(values) / counted
         if (place := f"{self.split}.loss.mean") in places and np.isfinite(self.losses).all():
             given[place] = weights @ self.losses.astype(np.float64) / self.num_examples
         return given
+
+    def _computed(self, group: str, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[dict[str, float]]:
+        """Yield the metrics of a group in each resample."""
+        parts: list[Iterator[dict[str, float]]] = []
+        if group in self.decisions:
+            counted = self.decisions[group].counts(weights)
+            parts.append(counts.compute() | macro_f1_in_bins(counts, self.bins) for counts in counted)
+        if group in self.hierarchical:
+            parts.append(state.compute() for state in self.hierarchical[group].states(weights))
+        if group == "ranking" and self.example_ranks is not None:
+            parts.append(self._at_hand(state.compute()) for state in self.example_ranks.states(weights))
+        if group == "ranking" and self.ranked is not None:
+            parts.append(state.compute() for state in self.ranked.ranks(weights))
+        if group == "probabilities" and self.reliability is not None:
+            parts.append(state.compute() for state in self.reliability.states(weights))
+        if parts:
+            for together in zip(*parts, strict=True):
+                yield {name: value for part in together for name, value in part.items()}
+
+    def _at_hand(self, ranking: dict[str, float]) -> dict[str, float]:
+        """Return those metrics of a ranking that its highest scores give, where these alone are there."""
+        return {name: value for name, value in ranking.items() if self.whole or "_at_" in name}
 
 
 def agrees(recorded: float | None, computed: float) -> bool:
@@ -288,6 +388,7 @@ def evaluate_copies(
     scored: ScoredSplit,
     decisions: Mapping[str, Decision],
     hierarchy: LabelHierarchy | None,
+    frequencies: Frequencies,
     weights: Int[np.ndarray, "resamples examples"],
 ) -> Iterator[dict[str, float | None]]:
     """Yield every metric of each resample by place, from passes over its rows, copied: slow, whatever the metrics.
@@ -309,7 +410,7 @@ def evaluate_copies(
             yield np.arange(len(rows)), log_marginals[rows][None], of_rows, losses[rows][None]
 
         copies = ScoredSplit(scored.name, "", scored.labels.select(rows), scored.num_labels, said)
-        [found] = evaluate(copies, [decisions], hierarchy)
+        [found] = evaluate(copies, [decisions], hierarchy, frequencies)
         assert found is not None, "probabilities that are stored are not NaN"
         yield {
             f"{scored.name}.{group}.{name}": value

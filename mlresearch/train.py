@@ -174,7 +174,8 @@ def _train(
                 group = watched_group(config)
                 scored = score_split(score, batches["validation"], "validation", dataset.fingerprint)
                 worst: dict[str, float | None] = {config.train.select: None}  # where probabilities are NaN
-                return [each or worst for each in validation_metrics(scored, len(configs), group, hierarchy)]
+                found = validation_metrics(scored, len(configs), group, hierarchy, frequencies)
+                return [each or worst for each in found]
 
             name = records[0]["name"] + (f", {len(records)} runs" if len(records) > 1 else "")
             validate = watch if config.evaluate.every_epochs else None
@@ -192,7 +193,7 @@ def _train(
             stored = config.evaluate.predictions
             validation = evaluate_validation(
                 score_split(score, batches["validation"], "validation", dataset.fingerprint),
-                *(len(configs), hierarchy, rules),
+                *(len(configs), hierarchy, rules, frequencies),
                 predictions=stored,
             )
             errors = _diverged(validation, folders) | errors
@@ -224,7 +225,7 @@ def _train(
             began = time.time()
             test = evaluate(
                 score_split(score, batches["test"], "test", dataset.fingerprint),
-                *(decisions, hierarchy),
+                *(decisions, hierarchy, frequencies),
                 predictions=stored,
             )
             errors = _diverged(test, folders) | errors

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlresearch.data.records import Dataset, Records
 from mlresearch.decisions import GlobalThreshold, Half, Mode
-from mlresearch.label_space import LabelSets, LabelSpace
+from mlresearch.label_space import Frequencies, LabelSets, LabelSpace
 from mlresearch.predictions import Predictions
 from mlresearch.scored import ScoredRows
 
@@ -17,6 +17,8 @@ DECISIONS = {
     "half": Half(),
     "global_threshold": GlobalThreshold("micro_f1", 0.3, 0.5, (0.2, 0.3, 0.4), False, "print/validation"),
 }
+FREQUENCIES = Frequencies(np.array([9.0, 4, 0, 7, 7, 2, 1, 3]), np.full(8, 30))
+"""Of labels in training: one is never on, two as often as each other."""
 
 
 def make_dataset(kind, num_examples=40, num_labels=8):
@@ -24,10 +26,10 @@ def make_dataset(kind, num_examples=40, num_labels=8):
     rng = np.random.default_rng(1)
     labels = rng.random((num_examples, num_labels)) < 0.35
     labels[:, 6] = labels[:, 7] = False
-    labels[10:13, 7] = True
+    labels[10, 7] = True
     unknown = (rng.random(labels.shape) < 0.3) & (kind == "unknown")
     if kind == "unknown":
-        unknown[3] = True  # an example of which nothing is known counts nowhere
+        unknown[10, 7], unknown[3] = False, True  # an example of which nothing is known counts nowhere
     rows = [np.flatnonzero(on | odd).tolist() for on, odd in zip(labels, unknown, strict=True)]
     values = [np.where(unknown[at, ids], np.nan, 1.0).tolist() for at, ids in enumerate(rows)]
     sets = LabelSets.from_rows(rows, values if kind == "unknown" else None)
@@ -52,10 +54,10 @@ def store(folder, dataset):
     """Write random predictions and `DECISIONS` as a run does, and return what it said."""
     rng = np.random.default_rng(2)
     labels, num_labels = dataset.splits["test"].labels, dataset.label_space.num_labels
-    scores = np.log(rng.random((len(labels), num_labels)).round(1) + 0.01).astype(np.float32)  # with ties
+    scores = np.log(rng.random((len(labels), num_labels)).round(1).clip(0.01, 0.98) + 0.01)  # with ties
     mode = rng.random(scores.shape) < 0.4
     folder.mkdir(exist_ok=True)
-    made = write(folder, scores, mode, labels.multi_hot(num_labels), labels.known(num_labels))
+    made = write(folder, scores.astype(np.float32), mode, labels.multi_hot(num_labels), labels.known(num_labels))
     stored = {name: decision.to_json() for name, decision in DECISIONS.items()}
     (folder / "decisions.json").write_text(json.dumps(stored))
     return made

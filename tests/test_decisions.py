@@ -36,7 +36,6 @@ from mlresearch.evaluate import Evaluation
 from mlresearch.heads import conditional
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.logspace import log_odds
-from mlresearch.metrics import ExampleRanks
 from mlresearch.scored import ScoredRows
 
 HIERARCHY = random_dag(np.random.default_rng(0), 6, forest=False)
@@ -243,7 +242,7 @@ def annotations_checked(request):
 def test_only_validation_counts_are_fitted(fit):
     scores = random_scores(1, (6, 3), tied=False)
     counts = validation_counts(scores.log_marginals, scores.labels)
-    other = Evaluation({}, None, ExampleRanks.of(scores.log_marginals, scores.labels), counts.ranks)
+    other = Evaluation({}, None, {}, None, ranks=counts.ranks)
     for refused in (other, counts.ranks, scores, scores.log_marginals, None):
         with pytest.raises(TypeError, match="ValidationCounts"):
             fit(refused)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from small_predictions import DECISIONS, EDGES, make_dataset, store
-from small_scores import scored_split, split_metrics
+from small_predictions import DECISIONS, FREQUENCIES, make_dataset, store
+from small_scores import run_metrics, scored_split
 
 from mlresearch.errors import UserError
 from mlresearch.evaluate import Evaluation, evaluate
@@ -21,12 +21,12 @@ def made(folder, kind="hierarchy"):
     dataset = make_dataset(kind)
     said = store(folder, dataset)
     scored = read_predictions(folder, "test", dataset)
-    [found] = evaluate(scored, [DECISIONS], dataset.hierarchy)
+    [found] = evaluate(scored, [DECISIONS], dataset.hierarchy, FREQUENCIES)
     return dataset, said, scored, found.metrics()
 
 
 def intervals_of(dataset, scored, metrics, resamples=39, **options):
-    return find_intervals(scored, DECISIONS, dataset.hierarchy, metrics, resamples=resamples, **options)
+    return find_intervals(scored, DECISIONS, dataset.hierarchy, FREQUENCIES, metrics, resamples, **options)
 
 
 @pytest.mark.parametrize("kind", ["flat", "hierarchy", "unknown"])
@@ -37,20 +37,16 @@ def test_every_metric_has_the_percentiles_of_copied_rows(kind, tmp_path):
     assert set(found.bounds) == {f"test.{group}.{name}" for group, of in metrics.items() for name in of}
     # The draws are those of NumPy's generator, row by row.
     drawn = np.random.default_rng(3).integers(40, size=(39, 40))
-    edges = None if kind == "flat" else (EDGES[:, 0], EDGES[:, 1])
-    for group, decision in DECISIONS.items():
-        values = []
-        for rows in drawn:
-            known = None if said.known is None else said.known[rows]
-            preds = decision.apply(said)[rows]
-            values.append(split_metrics(said.log_marginals[rows], preds, said.labels[rows], edges, known))
-        for place, bounds in found.bounds.items():
-            _, of, name = place.split(".")
-            if of in (group, "ranking"):
-                ordered = sorted(each[name] for each in values)
-                assert bounds == pytest.approx((ordered[0], ordered[-1]), rel=1e-12), place  # ⌊40 · 0.025⌋ = 1
-    losses = sorted(said.loss[rows].mean() for rows in drawn)
-    assert found.of("loss", "mean") == pytest.approx((losses[0], losses[-1]))
+    values = []
+    for rows in drawn:
+        known = None if said.known is None else said.known[rows]
+        preds = {name: decision.apply(said)[rows] for name, decision in DECISIONS.items()}
+        cells = said.log_marginals[rows], preds, said.labels[rows]
+        values.append(run_metrics(*cells, dataset.hierarchy, known, FREQUENCIES, said.loss[rows]))
+    for place, bounds in found.bounds.items():
+        _, group, name = place.split(".")
+        ordered = sorted(each[group][name] for each in values)
+        assert bounds == pytest.approx((ordered[0], ordered[-1]), rel=1e-9), place  # ⌊40 · 0.025⌋ = 1
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_a_metric_of_tomorrow_is_computed_on_copied_rows(tmp_path, monkeypatch):
         return metrics_of(self) | {"new": {"most": float(self.decisions["half"].tp.max())}}
 
     monkeypatch.setattr(Evaluation, "metrics", metrics)
-    [found] = evaluate(scored, [DECISIONS], dataset.hierarchy)
+    [found] = evaluate(scored, [DECISIONS], dataset.hierarchy, FREQUENCIES)
     intervals = intervals_of(dataset, scored, found.metrics())
     hits = DECISIONS["half"].apply(said) & said.labels
     drawn = np.random.default_rng(0).integers(40, size=(39, 40))
@@ -134,9 +130,9 @@ def test_a_metric_that_some_resamples_lack_is_left_out():
     labels = np.zeros((12, 3), bool)
     labels[4, 1] = True
     scored = scored_split(np.full((1, 12, 3), -1.0, np.float32), labels[None], labels, split="test")
-    [found] = evaluate(scored, [{}], None)
+    [found] = evaluate(scored, [{}], None, scored.labels.frequencies(3))
     metrics = found.metrics()
-    intervals = find_intervals(scored, {}, None, metrics, resamples=39)
+    intervals = find_intervals(scored, {}, None, scored.labels.frequencies(3), metrics, 39)
     assert intervals.left_out["test.ranking.r_precision"] == "it has no value in some resamples"
     assert "test.ranking.precision_at_1" in intervals.bounds
     assert dataclasses.asdict(intervals)["resamples"] == 39
@@ -150,7 +146,7 @@ def test_of_the_highest_scores_alone_the_others_are_left_out(tmp_path, monkeypat
     scored = scored_split(
         said.log_marginals[None], said.sets["mode"][None], said.labels, losses=said.loss[None], split="test"
     )
-    [found] = evaluate(scored, [DECISIONS], None)
+    [found] = evaluate(scored, [DECISIONS], None, FREQUENCIES)
     intervals = intervals_of(dataset, read_predictions(tmp_path, "test", dataset), found.metrics())
     whole = {place for place, why in intervals.left_out.items() if why.startswith("it needs all scores")}
     assert {"test.ranking.micro_average_precision", "test.ranking.coverage_error"} <= whole

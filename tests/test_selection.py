@@ -175,8 +175,10 @@ def test_a_replica_whose_probabilities_are_not_numbers_is_never_chosen(config, t
     ("settings", "message"),
     [
         ({"train.select": "mode.micro_f"}, "config.train.select: .* no metric 'micro_f'; did you mean 'micro_f1'"),
-        ({"train.select": "modes.micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
-        ({"train.select": "micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
+        ({"train.select": "modes.micro_f1"}, "begins with mode, half, ranking, probabilities, loss, and a dot"),
+        ({"train.select": "micro_f1"}, "begins with mode, half, ranking, probabilities, loss, and a dot"),
+        ({"train.select": "mode.brier_score"}, "the metric 'brier_score' is one of probabilities"),
+        ({"train.select": "ranking.micro_f1"}, "the metric 'micro_f1' is one of a decision, such as mode"),
         ({"train.select": "mode"}, "config.train.select: .* no place of a number"),
         ({"train.select": "mode.label_cardinality"}, "of which more or less is better"),
         ({"train.select": "loss.mean", "evaluate.every_epochs": 0.0}, "set config.evaluate.every_epochs"),

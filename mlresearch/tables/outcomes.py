@@ -34,4 +34,5 @@ class OutcomeReader:
             self._datasets[fingerprint] = dataset
         dataset = self._datasets[fingerprint]
         scored = read_predictions(folder, SPLIT, dataset)
-        return Outcomes.of(scored, read_decisions(folder), dataset.hierarchy, places)
+        frequencies = dataset.train.labels.frequencies(dataset.label_space.num_labels)
+        return Outcomes.of(scored, read_decisions(folder), dataset.hierarchy, frequencies, places)
