@@ -36,6 +36,7 @@ from mlresearch.evaluate import Evaluation
 from mlresearch.heads import conditional
 from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.logspace import log_odds
+from mlresearch.metrics import ExampleRanks
 from mlresearch.scored import ScoredRows
 
 HIERARCHY = random_dag(np.random.default_rng(0), 6, forest=False)

@@ -178,7 +178,7 @@ def test_a_run_that_has_diverged_has_no_numbers_and_harms_no_other(monkeypatch):
     monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 60)
     scores, modes, labels, known, _ = made_up(runs=3)
     expected = evaluate_validation(scored_split(scores[::2], modes[::2], labels, known), 2, None, Rules())
-    scores[1, 40, 2] = np.nan
+    scores[1, 40] = np.nan  # of labels that are on and off, known and unknown
     split = scored_split(scores, modes, labels, known)
     first, second, third = evaluate_validation(split, 3, None, Rules())
     assert second is None

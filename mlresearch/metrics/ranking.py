@@ -37,16 +37,26 @@ class _Places(NamedTuple):
         labels: Bool[np.ndarray, "examples labels"],
         known: Bool[np.ndarray, "examples labels"] | None,
     ) -> "_Places":
-        """Rank some examples: O(cells · log(labels) + true labels · log(cells)), and O(labels) a tie."""
+        """Rank some examples: O(cells), sort what scores no less than a true label, and O(labels) a tie."""
         num_labels = labels.shape[1]
         known = np.ones(labels.shape, bool) if known is None else known
         true = labels & known
         num_known, num_true = known.sum(axis=1), true.sum(axis=1)
         rows, columns = np.nonzero(true)
-        cells = sort_keys(rows, scores[rows, columns])
-        rivals = sort_keys(np.arange(len(labels))[:, None], np.sort(np.where(known, scores, np.inf), axis=1)).ravel()
-        stop = rows * num_labels + num_known[rows]  # what is unknown stands last
-        no_less, place = (stop - np.searchsorted(rivals, cells, side=side) for side in ("left", "right"))
+        lowest = np.full(len(labels), np.inf, scores.dtype)
+        np.fmin.at(lowest, rows, scores[rows, columns])
+        rival = known & (scores >= lowest[:, None])  # the others go before no true label
+        num_rivals = rival.sum(axis=1)
+        ranked = np.full((len(labels), num_rivals.max(initial=0)), np.inf, scores.dtype)
+        ranked[np.arange(ranked.shape[1]) < num_rivals[:, None]] = scores[rival]
+        ranked.sort(axis=1)
+        rivals, cells = (
+            sort_keys(np.arange(len(labels))[:, None], ranked).ravel(),
+            sort_keys(rows, scores[rows, columns]),
+        )
+        stop = rows * ranked.shape[1] + num_rivals[rows]  # where a row has fewer rivals, infinity stands last
+        # NaN is no rival, not even its own: its place means nothing, but must be one.
+        no_less, place = (np.maximum(stop - np.searchsorted(rivals, cells, side=side), 0) for side in ("left", "right"))
         true_no_less = np.cumsum(num_true)[rows] - np.searchsorted(np.sort(cells), cells)
         for cell in np.flatnonzero(no_less - place > 1).tolist():
             row, column = rows[cell], columns[cell]
@@ -124,7 +134,7 @@ def rank_examples(
       is none (Schapire & Singer, 2000).
 
     Of equal scores the label that comes first in the label space goes first in the first three; the others are
-    scikit-learn's. O(cells · log(labels) + true labels · log(cells)), and O(labels) a tie.
+    scikit-learn's.
     """
     return _Places.of(scores, labels, known).by_example()
 
