@@ -226,16 +226,6 @@ class Sums(Generic[State]):
     like: State
     numbers: Sparse
 
-    @classmethod
-    def of(cls, states: Sequence[State], order: Int[np.ndarray, "examples"]) -> "Sums[State]":
-        """Gather states; order: their places, example by example."""
-        rows = [np.concatenate([np.ravel(leaf) for leaf in _flatten(state)[0]]) for state in states]
-        kept: list[np.ndarray] = [np.flatnonzero(row) for row in rows]
-        offsets = np.cumsum([0, *map(len, kept)])
-        values = np.concatenate([row[own] for row, own in zip(rows, kept, strict=True)]).astype(np.float64)
-        numbers = Sparse((values, np.concatenate(kept), offsets), shape=(len(rows), len(rows[0])))
-        return cls(states[0], numbers[order])
-
     def states(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[State]:
         """Yield the state of each resample."""
         leaves, structure = _flatten(self.like)
@@ -254,6 +244,30 @@ class Sums(Generic[State]):
 def _flatten(state: ExampleRanks | HierarchicalCounts | Reliability) -> tuple[list[Any], Any]:
     """Return the numbers and arrays of a state, and how they stand in it."""
     return jax.tree.flatten({field.name: getattr(state, field.name) for field in dataclasses.fields(state)})
+
+
+class Gathered(Generic[State]):
+    """Takes in the states of single examples, which are kept as what of them is not 0."""
+
+    def __init__(self) -> None:
+        self._like: State | None = None
+        self._rows: list[tuple[np.ndarray, np.ndarray]] = []
+        self._size = 0
+
+    def add(self, state: State) -> None:
+        """Take in the state of the next example."""
+        numbers = np.concatenate([np.ravel(leaf) for leaf in _flatten(state)[0]])
+        kept = np.flatnonzero(numbers).astype(np.int32)
+        self._like, self._size = state, len(numbers)
+        self._rows.append((kept, numbers[kept].astype(np.float64)))
+
+    def sums(self, order: Int[np.ndarray, "examples"]) -> Sums[State] | None:
+        """Return the states in the order of their places, None where there are none."""
+        if self._like is None:
+            return None
+        ids, values = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+        offsets = np.cumsum([0, *(len(kept) for kept, _ in self._rows)])
+        return Sums(self._like, Sparse((values, ids, offsets), shape=(len(self._rows), self._size))[order])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -295,10 +309,12 @@ class Outcomes:
         inverse = inverse_propensities(frequencies)
         calibrated = "probabilities" in wanted and scored.whole and len(scored) * scored.num_labels <= SUMMED_CELLS
         preds: dict[str, list[Sparse]] = {name: [] for name in decisions if name in wanted}
-        extended: dict[str, list[HierarchicalCounts]] = {name: [] for name in preds if wanted[name] & EXTENDED}
+        extended: dict[str, Gathered[HierarchicalCounts]] = {
+            name: Gathered() for name in preds if hierarchy is not None and wanted[name] & EXTENDED
+        }
         rows, losses = [], []
-        ranks: list[ExampleRanks] = []
-        reliability: list[Reliability] = []
+        ranks: Gathered[ExampleRanks] = Gathered()
+        reliability: Gathered[Reliability] = Gathered()
         for [block] in scored:
             rows.append(block.rows)
             losses.append(block.loss)
@@ -312,13 +328,14 @@ class Outcomes:
                 if extended and hierarchy is not None:
                     truth = ExtendedTruth.of(block.labels[one], hierarchy, known)
                     for name, states in extended.items():
-                        states.append(truth.compare(on[name][one]))
+                        states.add(truth.compare(on[name][one]))
                 if "ranking" in wanted:
-                    ranks.append(ExampleRanks.of(*cells, inverse))
+                    ranks.add(ExampleRanks.of(*cells, inverse))
                 if calibrated:
-                    reliability.append(Reliability.of(*cells))
+                    reliability.add(Reliability.of(*cells))
         order = np.argsort(np.concatenate(rows))
-        further = wanted.get("ranking", set()) - set(ranks[0].sums if ranks else ())
+        example_ranks = ranks.sums(order)
+        further = wanted.get("ranking", set()) - set(() if example_ranks is None else example_ranks.like.sums)
         return cls(
             scored.name,
             len(scored),
@@ -328,9 +345,9 @@ class Outcomes:
                 name: Outcome.of(Sparse(scipy.sparse.vstack(parts))[order], scored.labels, scored.num_labels, edges)
                 for name, parts in preds.items()
             },
-            {name: Sums.of(states, order) for name, states in extended.items() if states},
-            Sums.of(ranks, order) if ranks else None,
-            Sums.of(reliability, order) if reliability else None,
+            {name: sums for name, states in extended.items() if (sums := states.sums(order)) is not None},
+            example_ranks,
+            reliability.sums(order),
             RankedCells.of(scored) if scored.whole and further else None,
             np.concatenate(losses)[order],
             scored.whole,
