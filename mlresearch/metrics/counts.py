@@ -71,7 +71,7 @@ class LabelCounts:
         orphaned = known_by_label = None
         if edges is not None:
             children, parents = edges
-            orphaned = xp.any(preds[:, children] & ~preds[:, parents], axis=1)
+            orphaned = xp.any(xp.take(preds, children, axis=1) & ~xp.take(preds, parents, axis=1), axis=1)
         if known is not None:
             preds, labels = preds & known, labels & known
             known_by_label = xp.sum(known & mask[:, None], axis=0, dtype=xp.int32)
