@@ -209,7 +209,7 @@ def test_intervals_come_from_what_is_stored(config, tmp_path):
     record = fit(config, "nearest_description", tmp_path / "run")
     metrics, intervals = run_intervals(tmp_path / "run", "test", 39, 0.95, 0)
     assert metrics == record["metrics"]["test"]
-    assert list(intervals.left_out) == ["test.loss.mean"]  # it has none
+    assert intervals.left_out == {"test.loss.mean": "it is infinite, or there is none"}
     (tmp_path / "run/predictions_test.npz").unlink()
     with pytest.raises(UserError, match="keeps no predictions of test, and no model"):
         run_intervals(tmp_path / "run", "test", 39, 0.95, 0)

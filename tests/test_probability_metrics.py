@@ -122,3 +122,9 @@ def test_nothing_known_has_no_calibration():
     nothing = np.zeros((2, 3), bool)
     with pytest.raises(UserError, match="none of its labels is known"):
         reliability(np.full((2, 3), 0.5), nothing, nothing).compute()
+
+
+def test_the_layout_of_scores_in_memory_does_not_matter():
+    marginals, labels, known = made_up(0)
+    expected = reliability(marginals, labels, known).compute()
+    assert reliability(np.asfortranarray(marginals), labels, known).compute() == pytest.approx(expected, rel=SUMS)

@@ -35,7 +35,7 @@ class Reliability:
     ) -> "Reliability":
         """Count some examples: O(cells), the first bin, which holds most cells, by sums. NaN gives no number."""
         num_examples, num_labels = labels.shape
-        low = np.exp(log_marginals)
+        low = np.exp(log_marginals, order="C")  # so that `ravel` does not copy
         if known is not None:
             low[~known] = 0
         above = np.flatnonzero(low > 1 / NUM_BINS)
