@@ -151,3 +151,12 @@ def test_of_the_highest_scores_alone_the_others_are_left_out(tmp_path, monkeypat
     whole = {place for place, why in intervals.left_out.items() if why.startswith("it needs all scores")}
     assert {"test.ranking.micro_average_precision", "test.ranking.coverage_error"} <= whole
     assert not {"test.mode.micro_f1", "test.ranking.precision_at_5", "test.loss.mean"} & intervals.left_out.keys()
+
+
+def test_marginals_of_many_cells_are_not_binned_example_by_example(tmp_path, monkeypatch):
+    dataset, _, scored, metrics = made(tmp_path)
+    for module in ("resampling", "intervals"):
+        monkeypatch.setattr(f"mlresearch.{module}.SUMMED_CELLS", 40 * 8 - 1)
+    found = intervals_of(dataset, scored, metrics)
+    assert set(found.left_out) == {f"test.probabilities.{name}" for name in metrics["probabilities"]}
+    assert set(found.left_out.values()) == {"of more than 319 cells it takes too long"}
