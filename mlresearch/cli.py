@@ -15,6 +15,8 @@ USAGE = """usage: mlresearch COMMAND [--flags]
 
   train     --config=FILE --workdir=DIR [--config.KEY=VALUE ...]   train, evaluate and record one run
   evaluate  --workdir=DIR --split=validation|test [--json]         the metrics of a trained run
+            ... --intervals=1000 [--level=0.95] [--seed=0]         with bootstrap intervals over examples
+            ... --per_label [--sort=f1] [--top=40] [--decision=D]  a classification report of its labels
   predict   --workdir=DIR --text "..."                             labels of a text
             --workdir=DIR --input F.jsonl --output G.jsonl         labels of many: {"text": ...} a line
   sweep     STUDY [--dry-run] [--pack=10] [--stale]                run what is missing of experiments/STUDY

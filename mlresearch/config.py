@@ -19,7 +19,7 @@ from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
 from mlresearch.data.text import ALGORITHMS
 from mlresearch.decisions import GRID, Rules
-from mlresearch.definitions import RANKING, check_place, direction
+from mlresearch.definitions import WATCHED, check_place, direction
 from mlresearch.errors import UserError, suggest
 from mlresearch.linear_scores import CLASSIFIERS
 from mlresearch.optim import NUMBERS, SWITCHES
@@ -300,18 +300,16 @@ def watched_group(config: ConfigDict) -> str:
 
 def check_selection(place: str) -> None:
     """Raise `UserError` unless the validation split's number at ``group.metric`` can choose parameters."""
-    group = place.partition(".")[0]
-    if group not in ("mode", "half", "ranking", "loss"):
-        raise UserError(f"config.train.select is {place!r}; it begins with mode, half, ranking or loss, and a dot")
+    if place.partition(".")[0] not in WATCHED:
+        raise UserError(f"config.train.select is {place!r}; it begins with {', '.join(WATCHED)}, and a dot")
     try:
         check_place(f"validation.{place}")
     except UserError as error:
         raise UserError(f"config.train.select: {error}") from None
-    metric = place.partition(".")[2]
-    if direction(place) == 0 or (group == "ranking") != (metric in RANKING) or (group == "loss") != (metric == "mean"):
+    if direction(place) == 0:
         raise UserError(
-            f"config.train.select is {place!r}: it is mode.METRIC or half.METRIC of predicted labels, ranking.METRIC "
-            "of scores, such as ranking.micro_average_precision, or loss.mean, of which more or less is better"
+            f"config.train.select is {place!r}: choose a metric of which more or less is better, such as "
+            "mode.micro_f1, ranking.micro_average_precision or loss.mean"
         )
 
 

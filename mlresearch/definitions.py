@@ -1,13 +1,13 @@
 """What a reader must know of each reported number: its definition, which way is better, how it is headed.
 
-A place is where a number stands in a run record: split, decision (or ``ranking``, ``loss``) and metric,
+A place is where a number stands in a run record: split, decision (or one of `GROUPS`) and metric,
 ``test.mode.micro_f1``; or one of `OTHERS`.
 """
 
 from collections.abc import Sequence
 
 from mlresearch.errors import UserError, suggest
-from mlresearch.metrics import PRECISION_AT
+from mlresearch.metrics import BINS, NUM_BINS, PRECISION_AT
 
 SPLITS = {"test": "the test split (scored once)", "validation": "the validation split"}
 
@@ -28,6 +28,14 @@ _MEANS = {
     "weighted_{}": "mean over labels, weighted by their positives in the split, of {}; 0/0 = 0",
     "example_{}": "mean over examples of {}; 0/0 = 0",
 }
+_EXTENDED = {
+    "hierarchical": "of predicted and true labels, each with all their ancestors but the root",
+    "cophe": "of numbers of most specific predicted and true labels at or below a label, a hit as often as both have "
+    "it, summed over all labels but the root and over examples",
+}
+_CALIBRATION = (
+    f"distance of positives' share from the mean marginal in {NUM_BINS} bins of equal width, weighted by cells"
+)
 _AVERAGE_PRECISION = (
     "average precision, which does not interpolate: the mean over positives of the precision among the items that "
     "score no less"
@@ -36,15 +44,32 @@ _AVERAGE_PRECISION = (
 HIGHER: dict[str, str] = {
     **{mean.format(ratio): text.format(formula) for ratio, formula in _RATIOS.items() for mean, text in _MEANS.items()},
     "example_f1": f"mean over examples of {_RATIOS['f1']}; 0/0 = 1",
+    **{
+        f"macro_f1_{part}": f"mean of {_RATIOS['f1']} over the {part} of three equal parts of the labels that occur in "
+        "training, the most frequent first; 0/0 = 0"
+        for part in BINS
+    },
+    **{
+        f"{kind}_{ratio}": f"{formula} {text}; 0/0 = 0"
+        for kind, text in _EXTENDED.items()
+        for ratio, formula in _RATIOS.items()
+    },
     "subset_accuracy": "share of examples with every known label right",
     "micro_average_precision": f"all cells ranked in one list, AU(PRC) by {_AVERAGE_PRECISION}",
     "macro_average_precision": f"mean over the labels with a positive in the split of {_AVERAGE_PRECISION}",
+    "weighted_average_precision": "mean over labels, weighted by their positives in the split, of "
+    f"{_AVERAGE_PRECISION}",
     **{
         f"precision_at_{k}": f"share of true labels among an example's {k} of highest score, mean" for k in PRECISION_AT
     },
     **{
         f"ndcg_at_{k}": f"sum of 1 / log2(place + 1) over the true labels among an example's {k} of highest score, "
         "over what it is at best, mean over examples with a true label"
+        for k in PRECISION_AT
+    },
+    **{
+        f"propensity_precision_at_{k}": f"sum of 1 / p over the true labels among an example's {k} of highest score, p "
+        "the propensity of a label by its frequency in training, over the greatest possible sum"
         for k in PRECISION_AT
     },
     "r_precision": "share of true labels among an example's as many of highest score as it has, mean",
@@ -55,18 +80,31 @@ HIGHER: dict[str, str] = {
 
 RANKING = frozenset(
     {
-        *("micro_average_precision", "macro_average_precision", "label_ranking_average_precision"),
+        *(f"{mean}_average_precision" for mean in ("micro", "macro", "weighted", "label_ranking")),
         *("r_precision", "coverage_error", "ranking_loss"),
-        *(f"{name}_at_{k}" for name in ("precision", "ndcg") for k in PRECISION_AT),
+        *(f"{name}_at_{k}" for name in ("precision", "ndcg", "propensity_precision") for k in PRECISION_AT),
     }
 )
-"""Metrics of scores, which stand under ``ranking``."""
+"""Metrics of the order of scores."""
+
+PROBABILITIES = frozenset({"calibration_error", "macro_calibration_error", "brier_score", "log_loss"})
+"""Metrics of marginals as probabilities."""
+
+GROUPS = {"ranking": RANKING, "probabilities": PROBABILITIES, "loss": frozenset({"mean"})}
+"""The metrics that are of no decision, by where they stand."""
+
+WATCHED = ("mode", "half", *GROUPS)
+"""Of whom a metric may choose runs by validation: decisions that are fitted would be judged where they were fitted."""
 
 LOWER: dict[str, str] = {
     "hamming_loss": "share of wrong cells among those that are known",
     "violation_rate": "share of examples with a child predicted without one of its parents",
     "coverage_error": "how many labels score no less than an example's lowest true one, mean",
     "ranking_loss": "share of an example's pairs of a true and a false label with the false one scoring no less, mean",
+    "calibration_error": f"{_CALIBRATION}, all cells together",
+    "macro_calibration_error": f"{_CALIBRATION}, by label, mean over labels",
+    "brier_score": "mean over cells of the squared distance of a marginal from the truth",
+    "log_loss": "mean over cells of -log P(truth) by marginals",
     "mean": "what the head minimises in training, the mean over examples",
 }
 """Definitions of metrics of which less is better; ``mean`` is the loss's."""
@@ -95,7 +133,10 @@ TITLES = {
     **{f"precision_at_{k}": f"P@{k}" for k in PRECISION_AT},
     **{f"ndcg_at_{k}": f"nDCG@{k}" for k in PRECISION_AT},
     "r_precision": "R-precision",
+    **{f"propensity_precision_at_{k}": f"PSP@{k}" for k in PRECISION_AT},
     "label_ranking_average_precision": "LRAP",
+    "calibration_error": "ECE",
+    "macro_calibration_error": "macro ECE",
 }
 """How metrics are headed whose names are long."""
 
@@ -108,12 +149,15 @@ def check_place(place: str) -> None:
     group, _, metric = rest.partition(".")
     if split not in SPLITS or not group or not metric:
         raise UserError(
-            f"the column {place!r} is no place of a number: write a split ({', '.join(SPLITS)}), a decision (ranking, "
-            f"loss) and a metric, such as 'test.mode.micro_f1', or one of {', '.join(OTHERS)}"
+            f"the column {place!r} is no place of a number: write a split ({', '.join(SPLITS)}), a decision "
+            f"({', '.join(GROUPS)}) and a metric, such as 'test.mode.micro_f1', or one of {', '.join(OTHERS)}"
         )
     known = HIGHER | LOWER | NEITHER
     if metric not in known:
         raise UserError(f"the column {place!r}: there is no metric {metric!r}{suggest(metric, known)}")
+    own = next((name for name, metrics in GROUPS.items() if metric in metrics), "a decision, such as mode")
+    if group != own and (group in GROUPS or own in GROUPS):
+        raise UserError(f"the column {place!r}: the metric {metric!r} is one of {own}")
 
 
 def direction(place: str) -> int:
@@ -133,7 +177,7 @@ def title(place: str) -> str:
         }.get(place, place)
     split, group, metric = place.split(".")
     before = "" if split == "test" else f"{split} "
-    after = "" if group in ("mode", "ranking", "loss") else f" ({group})"
+    after = "" if group in ("mode", *GROUPS) else f" ({group})"
     return f"{before}{TITLES.get(metric, metric)}{after}"
 
 

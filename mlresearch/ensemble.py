@@ -137,12 +137,12 @@ def evaluate_ensemble(
 
     before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders])
     scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
-    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, predictions=stored)
+    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
     ensemble = Ensemble(members)
     scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
-    [test] = evaluate(scored, [decisions], dataset.hierarchy, predictions=stored)
+    [test] = evaluate(scored, [decisions], dataset.hierarchy, frequencies, predictions=stored)
     assert test is not None
 
     first = members[0].record
@@ -160,7 +160,7 @@ def evaluate_ensemble(
         "selected": None,
         "remarks": [f"an ensemble of {len(members)} runs"],
         "seconds": {"evaluate": time.time() - began},
-        "metrics": write_evaluations(folder, decisions, {"validation": validation, "test": test}),
+        "metrics": write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test}),
     }
     write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)

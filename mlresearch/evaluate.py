@@ -1,8 +1,9 @@
 """Passes over a scored split, and every number reported of it.
 
-The first pass counts what decisions get right and keeps the scores of positives; the second counts all scores against
-these, which gives average precision and the best thresholds exactly; over validation a third one counts what the
-thresholds get right. Memory is O(positives + a block of examples), however long the split.
+The first pass counts what decisions get right, bins marginals and keeps the scores of positives; the second counts all
+scores against these, which gives average precision and the best thresholds exactly; over validation a third one counts
+what the thresholds get right. Memory is O(positives + labels + a block of examples), however long the split: of 98,505
+labels some MEMORY.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Float64
 
 from mlresearch.data.pipeline import Batch, Batches
+from mlresearch.data.records import Dataset
 from mlresearch.decisions import (
     Decision,
     Rules,
@@ -23,7 +26,21 @@ from mlresearch.decisions import (
 )
 from mlresearch.files import write_json
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.metrics import Edges, ExampleRanks, LabelCounts, Positives, Ranks
+from mlresearch.label_space import Frequencies
+from mlresearch.metrics import (
+    Edges,
+    ExampleRanks,
+    ExtendedTruth,
+    HierarchicalCounts,
+    LabelCounts,
+    Positives,
+    Ranks,
+    Reliability,
+    frequency_bins,
+    inverse_propensities,
+    macro_f1_in_bins,
+)
+from mlresearch.per_label import write_per_label
 from mlresearch.predictions import Predictions
 from mlresearch.progress import track
 from mlresearch.scored import Said, ScoredRows, ScoredSplit
@@ -51,30 +68,38 @@ def score_split(score: Callable[[Batch], Scored], batches: Batches, split: str, 
 class Counts:
     """What the first pass counts of one run, of some examples.
 
-    decisions: by name; at_thresholds: of `counts_at`; loss: the sum over examples; diverged: some marginals are NaN.
+    decisions: by name; hierarchical: the same, empty without a hierarchy; at_thresholds: of `counts_at`; scores: None
+    where they are not judged; loss: the sum over examples; diverged: some marginals are NaN.
     """
 
     decisions: Mapping[str, LabelCounts]
+    hierarchical: Mapping[str, HierarchicalCounts]
     at_thresholds: tuple[LabelCounts, ...]
-    example_ranks: ExampleRanks
-    positives: Positives
+    scores: "ScoreCounts | None"
     loss: float
     diverged: bool
 
     @classmethod
     def of(
-        cls, scores: ScoredRows, decisions: Mapping[str, Decision], edges: Edges | None, grid: tuple[float, ...]
+        cls,
+        scores: ScoredRows,
+        decisions: Mapping[str, Decision],
+        edges: Edges | None,
+        truth: ExtendedTruth | None,
+        grid: tuple[float, ...],
+        of_scores: "ScoreCounts | None",
     ) -> "Counts":
-        """Count a block."""
+        """Count a block, whose truth is `truth`."""
         everyone = np.ones(len(scores.rows), bool)
+        preds = {name: decision.apply(scores) for name, decision in decisions.items()}
         return cls(
             {
-                name: LabelCounts.of(decision.apply(scores), scores.labels, everyone, edges, scores.known).to_host()
-                for name, decision in decisions.items()
+                name: LabelCounts.of(on, scores.labels, everyone, edges, scores.known).to_host()
+                for name, on in preds.items()
             },
+            {} if truth is None else {name: truth.compare(on) for name, on in preds.items()},
             counts_at(scores, grid) if grid else (),
-            ExampleRanks.of(scores.log_marginals, scores.labels, scores.known),
-            Positives.of(scores.log_marginals, scores.labels, scores.known),
+            of_scores,
             float(scores.loss.sum(dtype=np.float64)),
             bool(np.isnan(scores.log_marginals).any()),
         )
@@ -83,11 +108,34 @@ class Counts:
         """Return what is counted of both states' examples together."""
         return Counts(
             {name: counts.merge(other.decisions[name]) for name, counts in self.decisions.items()},
+            {name: counts.merge(other.hierarchical[name]) for name, counts in self.hierarchical.items()},
             tuple(mine.merge(its) for mine, its in zip(self.at_thresholds, other.at_thresholds, strict=True)),
-            self.example_ranks.merge(other.example_ranks),
-            self.positives.merge(other.positives),
+            None if self.scores is None or other.scores is None else self.scores.merge(other.scores),
             self.loss + other.loss,
             self.diverged or other.diverged,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreCounts:
+    """What the first pass counts of one run's scores, of some examples."""
+
+    example_ranks: ExampleRanks
+    positives: Positives
+    reliability: Reliability
+
+    @classmethod
+    def of(cls, scores: ScoredRows, weights: Float64[np.ndarray, "labels"] | None) -> "ScoreCounts":
+        """Count a block; weights: inverse propensities."""
+        cells = scores.log_marginals, scores.labels, scores.known
+        return cls(ExampleRanks.of(*cells, weights), Positives.of(*cells), Reliability.of(*cells))
+
+    def merge(self, other: "ScoreCounts") -> "ScoreCounts":
+        """Return what is counted of both states' examples together."""
+        return ScoreCounts(
+            self.example_ranks.merge(other.example_ranks),
+            self.positives.merge(other.positives),
+            self.reliability.merge(other.reliability),
         )
 
 
@@ -96,23 +144,35 @@ class Evaluation:
     """What passes over a split say of one run.
 
     decisions: by name. loss: the mean, None where a label set of the split is impossible under the head, so that it
-    would be infinite, and where there is none. ranks, validation, predictions: None where they were not asked for.
+    would be infinite, and where there is none. hierarchical: by the same names, empty without a hierarchy. scores,
+    ranks, validation, predictions: None where they were not asked for. frequencies: of training labels, None where they
+    are not at hand: without them there are neither macro-F1 in bins nor propensities.
     """
 
     decisions: Mapping[str, LabelCounts]
     loss: float | None
-    example_ranks: ExampleRanks
+    hierarchical: Mapping[str, HierarchicalCounts]
+    frequencies: Frequencies | None
+    scores: ScoreCounts | None = None
     ranks: Ranks | None = None
     validation: ValidationCounts | None = None
     predictions: Predictions | None = None
 
     def metrics(self) -> dict[str, dict[str, float | None]]:
-        """Return the metrics of each decision by its name, under ``ranking`` those that need none, and ``loss``."""
+        """Return the metrics of each decision by its name, ``ranking`` and ``probabilities`` of scores, and ``loss``.
+
+        A log loss that is infinite is None.
+        """
+        bins = {} if self.frequencies is None else frequency_bins(self.frequencies)
         metrics: dict[str, dict[str, float | None]] = {
-            name: {**counts.compute()} for name, counts in self.decisions.items()
+            name: {**counts.compute(), **macro_f1_in_bins(counts, bins)} for name, counts in self.decisions.items()
         }
-        if self.ranks is not None:
-            metrics["ranking"] = {**self.ranks.compute(), **self.example_ranks.compute()}
+        for name, counts in self.hierarchical.items():
+            metrics[name] |= counts.compute()
+        if self.ranks is not None and self.scores is not None:
+            metrics["ranking"] = {**self.ranks.compute(), **self.scores.example_ranks.compute()}
+            of_marginals = self.scores.reliability.compute().items()
+            metrics["probabilities"] = {name: value if math.isfinite(value) else None for name, value in of_marginals}
         return metrics | {"loss": {"mean": self.loss}}
 
 
@@ -120,39 +180,47 @@ def evaluate(
     scored: ScoredSplit,
     decisions: Sequence[Mapping[str, Decision]],
     hierarchy: LabelHierarchy | None,
+    frequencies: Frequencies | None = None,
     *,
-    ranking: bool = True,
+    scores: bool = True,
     grid: tuple[float, ...] = (),
     predictions: bool = False,
 ) -> list[Evaluation | None]:
     """Count what all runs say of a split; None for a run that has diverged: some of its marginals are NaN.
 
-    decisions: of each run, by name. ranking: whether a second pass ranks the scores; without it there is no average
-    precision. grid: thresholds that are tried where decisions are to be fitted, of validation alone (else a
-    `TypeError`). predictions: whether to keep what is to be stored.
+    decisions: of each run, by name. frequencies: of the training split's labels, None where they are not at hand.
+    scores: whether scores are judged, too, which takes a second pass. grid: thresholds that are tried where decisions
+    are to be fitted, of validation alone (else a `TypeError`). predictions: whether to keep what is to be stored.
     """
     edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    weights = None if frequencies is None else inverse_propensities(frequencies)
     kept = [Predictions(len(scored), scored.num_labels) if predictions else None for _ in decisions]
     counts: list[Counts] = []
     for block in scored:
-        counts = _merge(counts, [Counts.of(each, own, edges, grid) for each, own in zip(block, decisions, strict=True)])
+        truth = None if hierarchy is None else ExtendedTruth.of(block[0].labels, hierarchy, block[0].known)
+        new = [
+            Counts.of(each, own, edges, truth, grid, ScoreCounts.of(each, weights) if scores else None)
+            for each, own in zip(block, decisions, strict=True)
+        ]
+        counts = _merge(counts, new)
         for each, own_kept in zip(block, kept, strict=True):
             if own_kept is not None:
                 own_kept.add(each)
+    positives = [own.scores.positives for own in counts if own.scores is not None]
     ranks: list[Ranks] = []
-    for block in scored if ranking else ():
-        of_runs = zip(block, counts, strict=True)
-        ranks = _merge(
-            ranks, [Ranks.of(own.positives, each.log_marginals, each.labels, each.known) for each, own in of_runs]
-        )
+    for block in scored if scores else ():
+        of_runs = zip(block, positives, strict=True)
+        ranks = _merge(ranks, [Ranks.of(own, each.log_marginals, each.labels, each.known) for each, own in of_runs])
     return [
         None
         if own.diverged
         else Evaluation(
             own.decisions,
             own.loss / len(scored) if math.isfinite(own.loss) else None,
-            own.example_ranks,
-            ranks[run] if ranking else None,
+            own.hierarchical,
+            frequencies,
+            own.scores,
+            ranks[run] if scores else None,
             ValidationCounts(scored.name, scored.fingerprint, grid, own.at_thresholds, ranks[run]) if grid else None,
             kept[run],
         )
@@ -169,7 +237,13 @@ def _merge(states: list[State], new: list[State]) -> list[State]:
 
 
 def evaluate_validation(
-    scored: ScoredSplit, runs: int, hierarchy: LabelHierarchy | None, rules: Rules, *, predictions: bool = False
+    scored: ScoredSplit,
+    runs: int,
+    hierarchy: LabelHierarchy | None,
+    rules: Rules,
+    frequencies: Frequencies | None = None,
+    *,
+    predictions: bool = False,
 ) -> list[tuple[Evaluation, dict[str, Decision]] | None]:
     """Fit decisions on validation by `rules`, and count what all of them say of it.
 
@@ -177,17 +251,25 @@ def evaluate_validation(
     `TypeError`.
     """
     unfitted = rules.unfitted
-    found = evaluate(scored, [unfitted] * runs, hierarchy, grid=rules.threshold_grid, predictions=predictions)
+    grid = rules.threshold_grid
+    found = evaluate(scored, [unfitted] * runs, hierarchy, frequencies, grid=grid, predictions=predictions)
     fitted = [
         {} if each is None or each.validation is None else rules.fit(each.validation, hierarchy) for each in found
     ]
-    counted = evaluate(scored, fitted, hierarchy, ranking=False)
+    counted = evaluate(scored, fitted, hierarchy, scores=False)
     return [
-        None
-        if one is None or other is None
-        else (dataclasses.replace(one, decisions={**one.decisions, **other.decisions}), {**unfitted, **own})
+        None if one is None or other is None else (_join(one, other), {**unfitted, **own})
         for one, other, own in zip(found, counted, fitted, strict=True)
     ]
+
+
+def _join(one: Evaluation, other: Evaluation) -> Evaluation:
+    """Return what is said of all decisions of two evaluations of a run; the rest is the first one's."""
+    return dataclasses.replace(
+        one,
+        decisions={**one.decisions, **other.decisions},
+        hierarchical={**one.hierarchical, **other.hierarchical},
+    )
 
 
 PREDICTED_SHARE = "predicted.share"
@@ -195,16 +277,21 @@ PREDICTED_SHARE = "predicted.share"
 
 
 def validation_metrics(
-    scored: ScoredSplit, runs: int, group: str, hierarchy: LabelHierarchy | None
+    scored: ScoredSplit,
+    runs: int,
+    group: str,
+    hierarchy: LabelHierarchy | None,
+    frequencies: Frequencies | None = None,
 ) -> list[dict[str, float | None] | None]:
-    """Return what is watched while runs train: the metrics of one group, ``mode``, ``half``, ``ranking``, ``loss``.
+    """Return what is watched while runs train: the metrics of one group, of `definitions.WATCHED`.
 
     By their places within the split, ``mode.micro_f1``; the loss and `PREDICTED_SHARE` are among them whatever the
     group, the share that of ``half`` where the group has no predictions. None for a run that has diverged.
     """
     unfitted = Rules().unfitted
     name = group if group in unfitted else "half"
-    found = evaluate(scored, [{name: unfitted[name]}] * runs, hierarchy, ranking=group == "ranking")
+    judged = group in ("ranking", "probabilities")
+    found = evaluate(scored, [{name: unfitted[name]}] * runs, hierarchy, frequencies, scores=judged)
     return [
         None
         if each is None
@@ -215,10 +302,16 @@ def validation_metrics(
 
 
 def write_evaluations(
-    folder: Path, decisions: Mapping[str, Decision], found: Mapping[str, Evaluation]
+    folder: Path, dataset: Dataset, decisions: Mapping[str, Decision], found: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Write ``decisions.json`` and, where they were kept, the predictions of splits; returns the metrics by split."""
+    """Write ``decisions.json``, ``per_label.csv`` and, where they were kept, the predictions of splits.
+
+    Returns the metrics by split.
+    """
     write_json(folder / "decisions.json", {name: decision.to_json() for name, decision in decisions.items()})
+    test = found["test"]
+    assert test.ranks is not None, "a test split is ranked"
+    write_per_label(folder, dataset, decisions, test.decisions, test.ranks)
     for split, evaluation in found.items():
         if evaluation.predictions is not None:
             evaluation.predictions.write(folder, split)

@@ -116,6 +116,19 @@ class LabelHierarchy:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=self.num_labels))])
         return LabelSets(ancestor.astype(np.int32), offsets)
 
+    @functools.cached_property
+    def closure(self) -> scipy.sparse.csr_array:
+        """Sparse int32 [labels, labels]: row i is 1 at label i and at its ancestors."""
+        ones = scipy.sparse.eye_array(self.num_labels, dtype=np.int32, format="csr")
+        return scipy.sparse.csr_array(ones + self.ancestors.sparse(self.num_labels).astype(np.int32))
+
+    @functools.cached_property
+    def root(self) -> int | None:
+        """The label of which every other one is a descendant, None where there is no such label or no other one."""
+        below = np.bincount(self.ancestors.ids, minlength=self.num_labels)
+        found = np.flatnonzero(below == self.num_labels - 1)
+        return int(found[0]) if len(found) and self.num_labels > 1 else None
+
     def close(self, ids: np.ndarray) -> np.ndarray:
         """Return the given label ids and all their ancestors, each once, ascending, int32."""
         return np.unique(np.concatenate([ids, *(self.ancestors.row(label) for label in ids.tolist())])).astype(np.int32)
@@ -123,12 +136,10 @@ class LabelHierarchy:
     def close_rows(self, on: np.ndarray, *, up: bool) -> np.ndarray:
         """Return bool [rows, labels] made coherent: with all ancestors of labels that are on, or without labels that
         miss one of theirs."""
-        num_above = np.diff(self.ancestors.offsets)
         rows = scipy.sparse.csr_array(on.astype(np.int32))
-        pairs = self.ancestors.sparse(self.num_labels).astype(np.int32)
         if up:
-            return on | ((rows @ pairs).toarray() > 0)
-        return on & ((rows @ pairs.T).toarray() == num_above)
+            return (rows @ self.closure).toarray() > 0
+        return (rows @ self.closure.T).toarray() == self.closure.sum(axis=1)
 
     def close_sets(self, sets: LabelSets) -> LabelSets:
         """Return label sets with all ancestors of what they list.

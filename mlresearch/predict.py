@@ -32,7 +32,7 @@ from mlresearch.inputs import load_dataset, make_batches
 from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
-from mlresearch.scored import ScoredRows
+from mlresearch.scored import ScoredRows, ScoredSplit
 from mlresearch.step import Scored, init_state, multi_hot
 
 
@@ -79,13 +79,13 @@ class Run:
             raise UserError(
                 f"{self.folder}: the run is {self.record['status']}; train it to its end with the same command"
             )
-        self.label_space, frequencies, self.hierarchy = workdir.read_labels(self.folder)
+        self.label_space, self.frequencies, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
         self.graphdef, params, rates, self.structure = create_model(
-            self.config, spec, num_labels, self.hierarchy, frequencies=frequencies
+            self.config, spec, num_labels, self.hierarchy, frequencies=self.frequencies
         )
         train, num_steps = self.config.train, self.record["num_steps"]
         refit = refit and train.refit
@@ -177,6 +177,13 @@ class Run:
 
     def evaluate(self, split: str) -> dict[str, dict[str, float | None]]:
         """Return the metrics of a split of the run's data set, under the decisions that the run has fitted."""
+        [found] = evaluate(self.scored(split), [self.decisions], self.hierarchy, self.frequencies)
+        if found is None:
+            raise self._diverged()
+        return found.metrics()
+
+    def scored(self, split: str) -> ScoredSplit:
+        """Return what the run says of a split of its data set; a split that it was trained by may be a `UserError`."""
         if self.config.train.refit and split == "validation":
             raise UserError(f"{self.folder}: the run was refitted on train and validation; its record has the numbers")
         if split == "train" and self.preprocessing.linear is not None:
@@ -189,11 +196,7 @@ class Run:
         splits = self.preprocessing.encode_splits(dataset)
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
-        scored = score_split(self.score, batches, split, dataset.fingerprint)
-        [found] = evaluate(scored, [self.decisions], self.hierarchy)
-        if found is None:
-            raise self._diverged()
-        return found.metrics()
+        return score_split(self.score, batches, split, dataset.fingerprint)
 
     def _diverged(self) -> UserError:
         return UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")

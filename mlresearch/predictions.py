@@ -25,12 +25,14 @@ class Predictions:
         top = num_labels > FULL_SCORES
         shape = (num_examples, TOP_SCORES if top else num_labels)
         self._log_marginals = np.empty(shape, np.float32)
+        self._losses = np.empty(num_examples)
         self._label_ids = np.empty(shape, np.int32) if top else None
         self._sets: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def add(self, scores: ScoredRows) -> None:
         """Take in some examples."""
         rows, values = scores.rows, scores.log_marginals
+        self._losses[rows] = scores.loss
         for name, on in scores.sets.items():
             at, ids = np.nonzero(on)
             self._sets.setdefault(name, []).append((rows[at], ids.astype(np.int32)))
@@ -46,10 +48,11 @@ class Predictions:
         """Write ``predictions_<split>.npz``, rows in the split's order.
 
         log_marginals: float32, all labels, or above `FULL_SCORES` labels those of the `TOP_SCORES` most probable, whose
-        ids stand in label_ids. mode_ids, mode_offsets: the distribution's mode as label sets; expected_f1_ids,
-        expected_f1_offsets: those of the decision of this name, where it was made.
+        ids stand in label_ids. loss: of each example, NaN where there is none. mode_ids, mode_offsets: the
+        distribution's mode as label sets; expected_f1_ids, expected_f1_offsets: those of the decision of this name,
+        where it was made.
         """
-        stored: dict[str, Any] = {"log_marginals": self._log_marginals}
+        stored: dict[str, Any] = {"log_marginals": self._log_marginals, "loss": self._losses}
         for name, parts in self._sets.items():
             rows, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             order = np.argsort(rows, kind="stable")
@@ -63,7 +66,7 @@ class Predictions:
 
 
 def read_predictions(folder: Path, split: str, dataset: Dataset) -> ScoredSplit:
-    """Return what `Predictions.write` kept of a split, of one run; losses, which were not kept, are NaN.
+    """Return what `Predictions.write` kept of a split, of one run; losses that were not kept are NaN.
 
     Labels whose scores were not kept count as impossible. A folder without predictions of the split, and predictions of
     another number of examples, are a `UserError`.
@@ -77,7 +80,8 @@ def read_predictions(folder: Path, split: str, dataset: Dataset) -> ScoredSplit:
     count = len(stored["log_marginals"])
     if count != len(labels):
         raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
-    return ScoredSplit(split, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels))
+    whole = "label_ids" not in stored
+    return ScoredSplit(split, dataset.fingerprint, labels, num_labels, lambda: _said(stored, num_labels), whole=whole)
 
 
 def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
@@ -85,6 +89,7 @@ def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
     height = max(BLOCK_CELLS // num_labels, 1)
     sets = [name.removesuffix("_offsets") for name in stored if name.endswith("_offsets")]
     num_examples = len(stored["log_marginals"])
+    losses = stored.get("loss", np.full(num_examples, np.nan))
     for start in range(0, num_examples, height):
         rows = np.arange(start, min(start + height, num_examples))
         log_marginals = stored["log_marginals"][rows]
@@ -96,4 +101,4 @@ def _said(stored: Mapping[str, np.ndarray], num_labels: int) -> Iterator[Said]:
             offsets = stored[f"{name}_offsets"][start : rows[-1] + 2]
             ids = stored[f"{name}_ids"][offsets[0] : offsets[-1]]
             on[name][0, np.repeat(np.arange(len(rows)), np.diff(offsets)), ids] = True
-        yield rows, log_marginals[None], on, np.full((1, len(rows)), np.nan)
+        yield rows, log_marginals[None], on, losses[None, rows]

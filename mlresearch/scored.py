@@ -42,25 +42,34 @@ class ScoredRows(NamedTuple):
 class ScoredSplit:
     """Blocks of scored examples of a split, as often as it is walked over: kept from the first pass, or made anew.
 
-    fingerprint: of the data set. score: makes one pass; every pass has to say the same of an example. A block has
-    `BLOCK_CELLS` cells at most, or one example. A split without examples is a `UserError`.
+    fingerprint: of the data set. score: makes one pass; every pass has to say the same of an example. whole: whether
+    that is all scores, and not the highest ones of an example alone. A block has `BLOCK_CELLS` cells at most, or one
+    example. A split without examples is a `UserError`.
     """
 
     def __init__(
-        self, name: str, fingerprint: str, labels: LabelSets, num_labels: int, score: Callable[[], Iterator[Said]]
+        self,
+        name: str,
+        fingerprint: str,
+        labels: LabelSets,
+        num_labels: int,
+        score: Callable[[], Iterator[Said]],
+        *,
+        whole: bool = True,
     ) -> None:
         if not len(labels):
             raise UserError(NO_EXAMPLES)
         self.name = name
         self.fingerprint = f"{fingerprint}/{name}"
+        self.labels = labels
         self.num_labels = num_labels
-        self._labels = labels
+        self.whole = whole
         self._score = score
         self._keeps = len(labels) * num_labels * CELL_BYTES <= KEPT_BYTES
         self._kept: list[list[ScoredRows]] = []
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[list[ScoredRows]]:
         """Yield blocks: what each run says of the same examples. Each example stands in one block, in any order."""
@@ -95,7 +104,7 @@ class ScoredSplit:
         rows = np.concatenate([part[0] for part in parts])
         log_marginals, loss = (np.concatenate([part[of] for part in parts], axis=1) for of in (1, 3))
         sets = {name: np.concatenate([part[2][name] for part in parts], axis=1) for name in parts[0][2]}
-        truth = self._labels.multi_hot(self.num_labels, rows), self._labels.known(self.num_labels, rows)
+        truth = self.labels.multi_hot(self.num_labels, rows), self.labels.known(self.num_labels, rows)
         return [
             ScoredRows(
                 rows,

@@ -18,16 +18,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlresearch.definitions import check_place, direction
+from mlresearch.definitions import WATCHED, check_place, direction
 from mlresearch.errors import UserError
 
 Number = int | float
 
 Value = int | float | str | bool
 """Of a setting that is searched."""
-
-GROUPS = ("mode", "half", "ranking", "loss")
-"""What a metric may be of: decisions that are fitted on validation would be judged where they were fitted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +112,8 @@ class Search:
         twice = [key for key in self.space if key in self.base]
         if twice:
             raise UserError(f"Search: {twice[0]!r} is both in the space and in the base")
-        if self.metric.partition(".")[0] not in GROUPS:
-            raise UserError(f"Search(metric={self.metric!r}): it begins with {', '.join(GROUPS)}, and a dot")
+        if self.metric.partition(".")[0] not in WATCHED:
+            raise UserError(f"Search(metric={self.metric!r}): it begins with {', '.join(WATCHED)}, and a dot")
         try:
             check_place(f"validation.{self.metric}")
         except UserError as error:

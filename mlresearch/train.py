@@ -175,7 +175,8 @@ def _train(
                 group = watched_group(config)
                 scored = score_split(score, batches["validation"], "validation", dataset.fingerprint)
                 worst: dict[str, float | None] = {config.train.select: None}  # where probabilities are NaN
-                return [each or worst for each in validation_metrics(scored, len(configs), group, hierarchy)]
+                found = validation_metrics(scored, len(configs), group, hierarchy, frequencies)
+                return [each or worst for each in found]
 
             name = records[0]["name"] + (f", {len(records)} runs" if len(records) > 1 else "")
             validate = watch if config.evaluate.every_epochs else None
@@ -194,7 +195,7 @@ def _train(
             stored = config.evaluate.predictions
             validation = evaluate_validation(
                 score_split(score, batches["validation"], "validation", dataset.fingerprint),
-                *(len(configs), hierarchy, rules),
+                *(len(configs), hierarchy, rules, frequencies),
                 predictions=stored,
             )
             errors = _diverged(validation, folders) | errors
@@ -226,7 +227,7 @@ def _train(
             began = time.time()
             test = evaluate(
                 score_split(score, batches["test"], "test", dataset.fingerprint),
-                *(decisions, hierarchy),
+                *(decisions, hierarchy, frequencies),
                 predictions=stored,
             )
             errors = _diverged(test, folders) | errors
@@ -249,7 +250,7 @@ def _train(
             on_validation, on_test, chosen = validation[number], test[number], decisions[number]
             assert on_validation is not None
             assert on_test is not None
-            metrics = write_evaluations(folder, chosen, {"validation": on_validation[0], "test": on_test})
+            metrics = write_evaluations(folder, dataset, chosen, {"validation": on_validation[0], "test": on_test})
             remarks = _remarks(dataset, splits, chosen, collapses[number])
             record |= {"status": "finished", "remarks": remarks, "metrics": metrics}
             with contextlib.closing(Events(folder, "result")) as events:

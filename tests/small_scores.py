@@ -4,7 +4,17 @@ import numpy as np
 
 from mlresearch.decisions import ValidationCounts, counts_at
 from mlresearch.label_space import LabelSets
-from mlresearch.metrics import ExampleRanks, LabelCounts, Positives, Ranks
+from mlresearch.metrics import (
+    ExampleRanks,
+    ExtendedTruth,
+    LabelCounts,
+    Positives,
+    Ranks,
+    Reliability,
+    frequency_bins,
+    inverse_propensities,
+    macro_f1_in_bins,
+)
 from mlresearch.scored import ScoredRows, ScoredSplit
 
 
@@ -26,6 +36,26 @@ def ranking_metrics(scores, labels, known=None):
 def split_metrics(scores, preds, labels, edges, known=None):
     """Every metric of predictions and scores."""
     return label_metrics(preds, labels, edges, known) | ranking_metrics(scores, labels, known)
+
+
+def run_metrics(scores, preds, labels, hierarchy, known, frequencies, losses):
+    """Every metric of predictions by their names and of scores, as a record has them."""
+    everyone, bins = np.ones(len(labels), bool), frequency_bins(frequencies)
+    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
+    truth = None if hierarchy is None else ExtendedTruth.of(labels, hierarchy, known)
+    counts = {name: LabelCounts.of(on, labels, everyone, edges, known) for name, on in preds.items()}
+    ranks = ExampleRanks.of(scores, labels, known, inverse_propensities(frequencies))
+    return {
+        name: of.compute() | macro_f1_in_bins(of, bins) | (truth.compare(preds[name]).compute() if truth else {})
+        for name, of in counts.items()
+    } | {
+        "ranking": ranks_of(scores, labels, known).compute() | ranks.compute(),
+        "probabilities": {
+            name: value if np.isfinite(value) else None
+            for name, value in Reliability.of(scores, labels, known).compute().items()
+        },
+        "loss": {"mean": float(np.mean(losses, dtype=np.float64))},
+    }
 
 
 def validation_counts(scores, labels, known=None, grid=(0.5,), split="validation"):

@@ -28,6 +28,7 @@ from mlresearch.decisions import Rules
 from mlresearch.errors import UserError
 from mlresearch.f_measure import largest_expected_f1
 from mlresearch.inputs import load_dataset
+from mlresearch.intervals import run_intervals
 from mlresearch.label_space import LabelSets, LabelSpace
 from mlresearch.train import train
 
@@ -193,8 +194,25 @@ def test_a_baseline_is_recorded_like_a_run(config, run, tmp_path, name):
         assert record[shared] == run[shared]
     # The words name the labels.
     assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.2
-    for written in ("config.json", "labels.txt", "parents.txt", "decisions.json", "predictions_test.npz"):
+    for written in (
+        "config.json",
+        "labels.txt",
+        "parents.txt",
+        "decisions.json",
+        "per_label.csv",
+        "predictions_test.npz",
+    ):
         assert (tmp_path / name / written).exists()
+
+
+def test_intervals_come_from_what_is_stored(config, tmp_path):
+    record = fit(config, "nearest_description", tmp_path / "run")
+    metrics, intervals = run_intervals(tmp_path / "run", "test", 39, 0.95, 0)
+    assert metrics == record["metrics"]["test"]
+    assert intervals.left_out == {"test.loss.mean": "it is infinite, or there is none"}
+    (tmp_path / "run/predictions_test.npz").unlink()
+    with pytest.raises(UserError, match="keeps no predictions of test, and no model"):
+        run_intervals(tmp_path / "run", "test", 39, 0.95, 0)
 
 
 def test_a_finished_folder_is_returned_untouched(config, tmp_path, monkeypatch):

@@ -57,6 +57,40 @@ def test_evaluate_repeats_the_record(trained, capsys):
     assert "subset_accuracy" in capsys.readouterr().out
 
 
+def test_evaluate_prints_intervals_from_what_is_stored_or_else_by_the_model(trained, capsys):
+    _, run = trained
+    record = json.loads((run / "run.json").read_text())["metrics"]["test"]
+    words = ["evaluate", f"--workdir={run}", "--intervals=39"]
+    assert main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["metrics"] == record
+    assert set(said["intervals"]["bounds"]) == {f"test.{group}.{name}" for group, of in record.items() for name in of}
+    assert main([*words, "--level=0.5", "--seed=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "50 % of 39 resamples of the 29 examples, drawn with seed 3" in printed
+    for line in printed.splitlines():
+        if line.startswith("  "):
+            _, value, low, _, high, *mark = line.split()
+            assert (mark == ["*"]) == (not float(low) <= float(value) <= float(high)), line
+    stored = run / "predictions_test.npz"
+    kept = stored.read_bytes()
+    stored.unlink()
+    assert main([*words, "--json"]) == 0
+    anew = json.loads(capsys.readouterr().out)["intervals"]
+    stored.write_bytes(kept)
+    assert anew["bounds"].keys() == said["intervals"]["bounds"].keys()
+    for place, bounds in anew["bounds"].items():
+        assert bounds == pytest.approx(said["intervals"]["bounds"][place], rel=1e-6)
+
+
+def test_evaluate_reports_labels(trained, capsys):
+    _, run = trained
+    assert main(["evaluate", f"--workdir={run}", "--per_label", "--decision=mode", "--top=3"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "test, mode: 3 of 9 labels"
+    assert len(lines) == 1 + 3 + 1 + 4  # the columns, labels, a blank, means
+
+
 def test_predict_prints_a_tree(trained, capsys):
     _, run = trained
     assert main(["predict", f"--workdir={run}", "--text", "an owl near a tree"]) == 0
@@ -140,6 +174,10 @@ MISTAKES = {
     "train --config=C --workdir=W --config.parallel.num_devices=99": "there are 8 devices",
     "evaluate --workdir=W": "holds no run",
     "evaluate --workdir=R --split=tset": "split",
+    "evaluate --workdir=R --split=train --intervals=99": "has no metrics of 'train'",
+    "evaluate --workdir=R --intervals=38": "38 resamples are too few for a level of 0.95: it takes 39",
+    "evaluate --workdir=R --per_label --sort=f2": "no column 'f2' to sort by; known: average_precision, f1",
+    "evaluate --workdir=R --per_label --split=validation": "--per_label tells of the test split",
     "predict --workdir=R": "give either --text or --input",
     "predict --workdir=R --text=x --decision=mod": "no decision 'mod'; did you mean 'mode'?",
     "predict --workdir=R --input=none.jsonl --output=o": "cannot read none.jsonl",

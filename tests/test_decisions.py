@@ -243,7 +243,7 @@ def annotations_checked(request):
 def test_only_validation_counts_are_fitted(fit):
     scores = random_scores(1, (6, 3), tied=False)
     counts = validation_counts(scores.log_marginals, scores.labels)
-    other = Evaluation({}, None, ExampleRanks.of(scores.log_marginals, scores.labels), counts.ranks)
+    other = Evaluation({}, None, {}, None, ranks=counts.ranks)
     for refused in (other, counts.ranks, scores, scores.log_marginals, None):
         with pytest.raises(TypeError, match="ValidationCounts"):
             fit(refused)

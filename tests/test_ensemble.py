@@ -19,6 +19,7 @@ from mlresearch.ensemble import MeanMarginals, combine
 from mlresearch.errors import UserError
 from mlresearch.hierarchy_index import index_hierarchy
 from mlresearch.inputs import load_dataset, make_batches
+from mlresearch.intervals import run_intervals
 from mlresearch.predict import Run
 from mlresearch.study import Study
 from mlresearch.sweep import plan
@@ -103,6 +104,12 @@ def test_a_study_evaluates_it_after_its_members(tmp_path, data_dir, capsys):
     assert "the mean of the distributions of 3 runs" in card
     assert f"members: {', '.join(ensemble['members'])}, " in card
     same(card, planned[ensemble["members"][0]].run.config, data_dir)
+    for run_id in (ensemble["run_id"], ensemble["members"][0]):
+        for split in ("validation", "test"):  # that of validation is from before the refit
+            metrics, intervals = run_intervals(planned[run_id].folder, split, 39, 0.95, 0)
+            assert metrics == workdir.read_record(planned[run_id].folder)["metrics"][split]
+            assert not intervals.left_out
+        assert (planned[run_id].folder / "per_label.csv").exists()
     with pytest.raises(UserError, match="holds an ensemble"):
         Run(planned[ensemble["run_id"]].folder)
 

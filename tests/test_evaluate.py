@@ -10,26 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, f1_score
-from small_scores import label_metrics, label_sets, scored_split, split_metrics, validation_counts
+from small_scores import label_sets, run_metrics, scored_split, validation_counts
 
 from mlresearch.data.pipeline import Batches, EncodedSplit
 from mlresearch.decisions import GRID, Rules, fit_global_threshold, fit_label_thresholds
-from mlresearch.definitions import RANKING
+from mlresearch.definitions import PROBABILITIES, RANKING, WATCHED
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate, evaluate_validation, score_split, validation_metrics
 from mlresearch.hierarchy import LabelHierarchy
-from mlresearch.label_space import LabelSets
+from mlresearch.label_space import Frequencies, LabelSets
 from mlresearch.scored import ScoredSplit
 from mlresearch.step import Scored
 
 # Sums of float64 ratios or losses in another order; all else are counts, and equal to the last digit.
 TOLERANCE = 1e-12
-SUMS = {"example_precision", "example_recall", "example_f1", "mean"} | RANKING - {
-    "micro_average_precision",
-    "macro_average_precision",
-}
+COUNTS = {"micro_average_precision", "macro_average_precision", "weighted_average_precision"}
+SUMS = {"example_precision", "example_recall", "example_f1", "mean"} | RANKING - COUNTS | PROBABILITIES
 
 HIERARCHY = LabelHierarchy.from_edges("abcdef", np.array([[1, 0], [2, 0], [4, 3]]))
+FREQUENCIES = Frequencies(np.array([9.0, 7.5, 1.0, 0.0, 1.0, 30.0]), np.array([90, 90, 80, 90, 90, 85]))
 
 
 def made_up(seed=0, examples=53, runs=2, *, unknown=True, decimals=1):
@@ -50,7 +49,7 @@ def assert_equal_metrics(found, expected):
     for group, numbers in expected.items():
         assert found[group].keys() == numbers.keys()
         for name, value in numbers.items():
-            if name in SUMS:
+            if value is not None and name in SUMS:
                 assert found[group][name] == pytest.approx(value, rel=TOLERANCE)
             else:
                 assert found[group][name] == value, (group, name)
@@ -59,10 +58,9 @@ def assert_equal_metrics(found, expected):
 @pytest.mark.parametrize("unknown", [False, True])
 def test_passes_report_what_whole_matrices_have(unknown, monkeypatch):
     monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 40)
-    edges = HIERARCHY.children, HIERARCHY.parents
     scores, modes, labels, known, losses = made_up(unknown=unknown)
     validation = scored_split(scores, modes, labels, known, losses=losses)
-    found = evaluate_validation(validation, 2, HIERARCHY, Rules("macro_f1"))
+    found = evaluate_validation(validation, 2, HIERARCHY, Rules("macro_f1"), FREQUENCIES)
     truth = labels if known is None else labels & known  # what is unknown has no truth
     for run, (evaluation, decisions) in enumerate(found):
         counts = validation_counts(scores[run], truth, known, grid=GRID)
@@ -76,10 +74,7 @@ def test_passes_report_what_whole_matrices_have(unknown, monkeypatch):
             "global_threshold": scores[run] > math.log(fitted[0].threshold),
             "label_thresholds": scores[run] > fitted[1].log_thresholds,
         }
-        expected = {name: label_metrics(of, truth, edges, known) for name, of in preds.items()}
-        ranking = split_metrics(scores[run], modes[run], truth, None, known)
-        expected["ranking"] = {name: ranking[name] for name in ranking if name in RANKING}
-        expected["loss"] = {"mean": float(np.mean(losses[run], dtype=np.float64))}
+        expected = run_metrics(scores[run], preds, truth, HIERARCHY, known, FREQUENCIES, losses[run])
         assert list(evaluation.metrics()) == list(expected)
         assert_equal_metrics(evaluation.metrics(), expected)
 
@@ -115,12 +110,13 @@ def test_blocks_their_order_and_scoring_again_change_nothing(cells, scores, orde
     labels, modes, known = cells
     if not known.any():
         return
-    expected = evaluate_validation(scored_split(scores, modes[None], labels, known, batch=12), 1, HIERARCHY, Rules())
+    given = HIERARCHY, Rules(), FREQUENCIES
+    expected = evaluate_validation(scored_split(scores, modes[None], labels, known, batch=12), 1, *given)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlresearch.scored.BLOCK_CELLS", cells_a_block)
         patch.setattr("mlresearch.scored.KEPT_BYTES", 1 << 20 if kept else 0)
         split = scored_split(scores, modes[None], labels, known, batch=batch, order=np.array(order))
-        found = evaluate_validation(split, 1, HIERARCHY, Rules())
+        found = evaluate_validation(split, 1, *given)
     assert_equal_metrics(found[0][0].metrics(), expected[0][0].metrics())
     for name, decision in expected[0][1].items():
         assert found[0][1][name].to_json() == decision.to_json()
@@ -163,12 +159,12 @@ def test_a_pass_that_was_broken_off_is_not_kept(monkeypatch):
     assert len(times) == 2
 
 
-@pytest.mark.parametrize("group", ["mode", "half", "ranking", "loss"])
+@pytest.mark.parametrize("group", WATCHED)
 def test_what_is_watched_is_what_is_reported(group):
     scores, modes, labels, known, losses = made_up()
     split = scored_split(scores, modes, labels, known, losses=losses)
-    watched = validation_metrics(split, 2, group, HIERARCHY)
-    evaluated = evaluate_validation(split, 2, HIERARCHY, Rules())
+    watched = validation_metrics(split, 2, group, HIERARCHY, FREQUENCIES)
+    evaluated = evaluate_validation(split, 2, HIERARCHY, Rules(), FREQUENCIES)
     for run, (own, (evaluation, _)) in enumerate(zip(watched, evaluated, strict=True)):
         reported = evaluation.metrics()
         on = modes[run] if group == "mode" else scores[run] > np.log(0.5)
@@ -182,7 +178,7 @@ def test_a_run_that_has_diverged_has_no_numbers_and_harms_no_other(monkeypatch):
     monkeypatch.setattr("mlresearch.scored.BLOCK_CELLS", 60)
     scores, modes, labels, known, _ = made_up(runs=3)
     expected = evaluate_validation(scored_split(scores[::2], modes[::2], labels, known), 2, None, Rules())
-    scores[1, 40, 2] = np.nan
+    scores[1, 40] = np.nan  # of labels that are on and off, known and unknown
     split = scored_split(scores, modes, labels, known)
     first, second, third = evaluate_validation(split, 3, None, Rules())
     assert second is None
@@ -192,11 +188,29 @@ def test_a_run_that_has_diverged_has_no_numbers_and_harms_no_other(monkeypatch):
         assert_equal_metrics(found[0].metrics(), wanted[0].metrics())
 
 
+def test_without_training_frequencies_and_a_hierarchy_their_metrics_are_left_out():
+    scores, modes, labels, _, _ = made_up(runs=1)
+    split = scored_split(scores, modes, labels)
+    [[most], [least]] = (
+        [found.metrics() for found, _ in evaluate_validation(split, 1, hierarchy, Rules(), frequencies)]
+        for hierarchy, frequencies in ((HIERARCHY, FREQUENCIES), (None, None))
+    )
+    missing = {group: set(most[group]) - set(least[group]) for group in most}
+    of_decisions = {f"{kind}_{ratio}" for kind in ("hierarchical", "cophe") for ratio in ("precision", "recall", "f1")}
+    of_decisions |= {"violation_rate", "macro_f1_head", "macro_f1_middle", "macro_f1_tail"}
+    assert missing["mode"] == missing["label_thresholds"] == of_decisions
+    assert missing["ranking"] == {"propensity_precision_at_1", "propensity_precision_at_3", "propensity_precision_at_5"}
+    assert not missing["probabilities"]
+    for group, numbers in least.items():
+        assert numbers == {name: most[group][name] for name in numbers}
+
+
 def test_an_infinite_loss_is_none():
     scores, modes, labels, _, losses = made_up()
-    losses[0, 3] = np.inf
+    losses[0, 3], scores[0, 3, np.flatnonzero(labels[3])] = np.inf, -np.inf
     first, second = evaluate(scored_split(scores, modes, labels, losses=losses), [{}, {}], None)
     assert first.loss is None
+    assert first.metrics()["probabilities"]["log_loss"] is None
     assert second.loss == pytest.approx(losses[1].mean(dtype=np.float64), rel=TOLERANCE)
 
 

@@ -132,17 +132,22 @@ def test_label_metrics_of_thousands_of_cases_equal_scikit_learn():
 
 
 def test_average_precision_equals_scikit_learn():
-    seen = {"nothing true": 0, "absent label": 0, "ties": 0}
+    seen = {"nothing true": 0, "absent label": 0, "ties": 0, "by scikit-learn alone": 0}
     for labels, _, scores in random_cases(2, 600):
         actual = ranking_metrics(scores, labels)
         present = labels.any(axis=0)
-        micro = macro = 0.0
+        micro = macro = weighted = 0.0
         if present.any():
             micro = average_precision_score(labels, scores, average="micro")
             columns = zip(labels.T[present], scores.T[present], strict=True)
-            macro = np.mean([average_precision_score(*column) for column in columns])
+            by_label = [average_precision_score(*column) for column in columns]
+            macro, weighted = np.mean(by_label), np.average(by_label, weights=labels.sum(axis=0)[present])
         assert actual["micro_average_precision"] == pytest.approx(micro, rel=TOLERANCE)
         assert actual["macro_average_precision"] == pytest.approx(macro, rel=TOLERANCE)
+        assert actual["weighted_average_precision"] == pytest.approx(weighted, rel=TOLERANCE)
+        if present.all() and labels.shape[1] > 1:
+            assert average_precision_score(labels, scores, average="weighted") == pytest.approx(weighted, rel=TOLERANCE)
+            seen["by scikit-learn alone"] += 1
         seen["nothing true"] += not labels.any()
         seen["absent label"] += not present.all()
         seen["ties"] += len(np.unique(scores)) < scores.size
@@ -239,6 +244,7 @@ def test_hand_worked_example():
         "micro_average_precision": (1 + 1 + 1 + 4 / 6 + 5 / 7) / 5,
         # a: .9 T, .7 T, .3 T, .1 F → 1. b: .6 F, .5 F, .4 T, .1 F → 1/3. c: .8 T, … → 1.
         "macro_average_precision": (1 + 1 / 3 + 1) / 3,
+        "weighted_average_precision": (3 * 1 + 1 / 3 + 1) / 5,
         # First: a hits, c hits, a misses, a hits. All three labels: 2 + 2 + 0 + 1 hits.
         "precision_at_1": 3 / 4,
         "precision_at_3": 5 / 12,

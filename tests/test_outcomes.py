@@ -1,131 +1,31 @@
-"""Metrics of resampled examples against the metrics of the rows copied as often as they were drawn."""
+"""Tables whose unit is the example: which rows the stored predictions of runs tell apart."""
 
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
-from small_scores import label_metrics, split_metrics
+from small_predictions import make_dataset, store, write
+from small_scores import split_metrics
 from small_tables import make_record, make_results, write_study
 
-from mlresearch import predictions
 from mlresearch.cli import main
 from mlresearch.config import base_config, resolve
-from mlresearch.data.records import Dataset, Records
-from mlresearch.decisions import GlobalThreshold, Half
-from mlresearch.definitions import HIGHER, LOWER, RANKING
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
-from mlresearch.label_space import LabelSets, LabelSpace
-from mlresearch.predictions import Predictions
-from mlresearch.scored import ScoredRows
+from mlresearch.predictions import read_predictions
 from mlresearch.study import Study
 from mlresearch.tables import Table
-from mlresearch.tables.outcomes import OutcomeReader, read_outcomes
-from mlresearch.tables.results import Results
-from mlresearch.tables.significance import draw_weights
+from mlresearch.tables.outcomes import OutcomeReader
+from mlresearch.tables.results import Results, read_study
 from mlresearch.tables.tabulate import tabulate
-
-EDGES = np.array([[1, 0], [2, 0], [4, 3], [5, 3], [5, 4]], np.int32)
-DECISIONS = {
-    "half": Half(),
-    "global_threshold": GlobalThreshold("micro_f1", 0.3, 0.5, (0.2, 0.3, 0.4), False, "print/validation"),
-}
-METRICS = list({*HIGHER, *LOWER} - {"micro_average_precision", "macro_average_precision", "mean"})
-
-
-def make_dataset(kind, num_examples=40, num_labels=8):
-    rng = np.random.default_rng(1)
-    labels = rng.random((num_examples, num_labels)) < 0.35
-    unknown = (rng.random(labels.shape) < 0.3) & (kind == "unknown")
-    if kind == "unknown":
-        unknown[3] = True  # an example of which nothing is known counts nowhere
-    rows = [np.flatnonzero(on | odd).tolist() for on, odd in zip(labels, unknown, strict=True)]
-    values = [np.where(unknown[at, ids], np.nan, 1.0).tolist() for at, ids in enumerate(rows)]
-    sets = LabelSets.from_rows(rows, values if kind == "unknown" else None)
-    names = tuple(f"label {at}" for at in range(num_labels))
-    records = Records(sets, tuple(map(str, range(num_examples))))
-    parents = None if kind == "flat" else EDGES
-    return Dataset("made/up", {"test": records}, LabelSpace(names, names), parents, "print", {})
-
-
-def write(folder, scores, mode, labels, known=None):
-    """Write predictions as a run does, and return what it said."""
-    rows = ScoredRows(np.arange(len(labels)), scores, {"mode": mode}, np.zeros(len(labels)), labels, known)
-    kept = Predictions(*scores.shape)
-    for part in np.array_split(np.random.default_rng(3).permutation(len(labels)), 4):  # in any order
-        kept.add(jax.tree.map(lambda of, part=part: of[part], rows))
-    kept.write(folder, "test")
-    return rows
-
-
-def store(folder, dataset):
-    """Write random predictions as a run does, and return their scores."""
-    rng = np.random.default_rng(2)
-    labels, num_labels = dataset.splits["test"].labels, dataset.label_space.num_labels
-    scores = np.log(rng.random((len(labels), num_labels)).round(1) + 0.01).astype(np.float32)  # with ties
-    mode = rng.random(scores.shape) < 0.4
-    folder.mkdir(exist_ok=True)
-    made = write(folder, scores, mode, labels.multi_hot(num_labels), labels.known(num_labels))
-    stored = {"mode": {"kind": "mode"}} | {name: decision.to_json() for name, decision in DECISIONS.items()}
-    (folder / "decisions.json").write_text(json.dumps(stored))
-    return made
-
-
-def read(folder, dataset, places):
-    return read_outcomes(folder, dataset, places)
-
-
-@pytest.mark.parametrize("group", ["mode", "half", "global_threshold"])
-@pytest.mark.parametrize("kind", ["flat", "hierarchy", "unknown"])
-def test_a_resample_has_the_metrics_of_its_rows(kind, group, tmp_path):
-    dataset = make_dataset(kind)
-    scores = store(tmp_path, dataset)
-    places = [f"test.{'ranking' if name in RANKING else group}.{name}" for name in METRICS]
-    outcomes = read(tmp_path, dataset, places)
-    [weights] = draw_weights(outcomes.num_examples, 30, seed=0)
-    weights[0] = 1  # the split itself
-    given = outcomes.metrics(places, weights)
-    preds = scores.sets["mode"] if group == "mode" else DECISIONS[group].apply(scores)
-    edges = None if kind == "flat" else (EDGES[:, 0], EDGES[:, 1])
-    for at, times in enumerate(weights):
-        drawn = np.repeat(np.arange(len(times)), times)
-        known = None if scores.known is None else scores.known[drawn]
-        wanted = split_metrics(scores.log_marginals[drawn], preds[drawn], scores.labels[drawn], edges, known)
-        for place, numbers in given.items():
-            assert numbers[at] == pytest.approx(wanted[place.rpartition(".")[2]]), (place, at)
-    left_out = {"violation_rate"} if kind == "flat" else set()
-    assert {place.rpartition(".")[2] for place in given} == set(METRICS) - left_out
-
-
-def test_stored_top_scores_give_what_they_hold(tmp_path, monkeypatch):
-    dataset = make_dataset("hierarchy")
-    monkeypatch.setattr(predictions, "FULL_SCORES", 7)
-    monkeypatch.setattr(predictions, "TOP_SCORES", 7)
-    monkeypatch.setattr(predictions, "BLOCK_CELLS", 24)
-    scores = store(tmp_path, dataset)
-    with np.load(tmp_path / "predictions_test.npz") as stored:
-        assert stored["log_marginals"].shape == (40, 7)
-    passing = DECISIONS["half"].apply(scores)
-    assert passing.sum(axis=1).max() == 7  # all that pass are stored, and in some rows just so
-    places = ["test.ranking.precision_at_3", "test.ranking.ranking_loss", "test.mode.micro_f1", "test.half.micro_f1"]
-    given = read(tmp_path, dataset, places).metrics(places, np.ones((1, 40), np.int64))
-    wanted = split_metrics(scores.log_marginals, passing, scores.labels, None)
-    assert given["test.half.micro_f1"][0] == pytest.approx(wanted["micro_f1"])
-    assert given["test.ranking.precision_at_3"][0] == pytest.approx(wanted["precision_at_3"])
-    assert "test.ranking.ranking_loss" not in given  # which needs all scores
-    of_mode = label_metrics(scores.sets["mode"], scores.labels, None)
-    assert given["test.mode.micro_f1"][0] == pytest.approx(of_mode["micro_f1"])
 
 
 def test_predictions_of_another_split_are_refused(tmp_path):
     store(tmp_path, make_dataset("flat"))
     with pytest.raises(UserError, match="predictions of 40 examples, the split has 39"):
-        read(tmp_path, make_dataset("flat", num_examples=39), ["test.mode.micro_f1"])
+        read_predictions(tmp_path, "test", make_dataset("flat", num_examples=39))
 
-
-# In a table
 
 PLACES = [
     "test.mode.micro_f1",
@@ -177,14 +77,13 @@ def test_two_seeds_suffice_where_the_unit_is_the_example(runs, monkeypatch, caps
     assert main(words) == 0
     [table] = json.loads(capsys.readouterr().out)["tables"]
     cells = {(cell["row"], cell["column"]): cell for cell in table["cells"]}
-    for place in PLACES[:3]:
+    for place in PLACES:
         assert cells["conditional", place]["best"]
         assert cells["conditional", place]["differs"]
-    assert cells["conditional", PLACES[3]]["p_baseline"] is None
     notes = " ".join(table["notes"])
     assert "the unit is the test example" in notes
     assert "500 resamples" in notes
-    assert "do not give it example by example: mAP" in notes
+    assert "Not tested" not in notes
     assert main(words) == 0  # and again, to the last digit
     assert json.loads(capsys.readouterr().out)["tables"] == [table]
 
@@ -215,8 +114,6 @@ def test_predictions_that_are_not_the_record_s_are_not_tested(runs):
 
 def changed(runs, study):
     """The study's results, one record of which states another micro-F1 than its predictions have."""
-    from mlresearch.tables.results import read_study
-
     results = read_study(study, runs / "runs")
     record = json.loads(json.dumps(results.runs[0].record))
     record["metrics"]["test"]["mode"]["micro_f1"] += 0.01

@@ -175,8 +175,8 @@ def test_a_replica_whose_probabilities_are_not_numbers_is_never_chosen(config, t
     ("settings", "message"),
     [
         ({"train.select": "mode.micro_f"}, "config.train.select: .* no metric 'micro_f'; did you mean 'micro_f1'"),
-        ({"train.select": "modes.micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
-        ({"train.select": "micro_f1"}, "begins with mode, half, ranking or loss, and a dot"),
+        ({"train.select": "modes.micro_f1"}, "begins with mode, half, ranking, probabilities, loss, and a dot"),
+        ({"train.select": "micro_f1"}, "begins with mode, half, ranking, probabilities, loss, and a dot"),
         ({"train.select": "mode"}, "config.train.select: .* no place of a number"),
         ({"train.select": "mode.label_cardinality"}, "of which more or less is better"),
         ({"train.select": "loss.mean", "evaluate.every_epochs": 0.0}, "set config.evaluate.every_epochs"),
@@ -198,10 +198,12 @@ def test_metrics_that_these_data_do_not_have_are_refused(config, tmp_path):
         train_replicas(config, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["mode.macro_average_precision", "ranking.micro_f1", "loss.micro_f1"])
+@pytest.mark.parametrize(
+    "place", ["mode.macro_average_precision", "ranking.micro_f1", "loss.micro_f1", "half.log_loss", "ranking.log_loss"]
+)
 def test_metrics_of_another_group_are_refused_before_anything_starts(config, tmp_path, place):
     config.train.select = place
-    with pytest.raises(UserError, match=r"it is mode\.METRIC or half\.METRIC of predicted labels"):
+    with pytest.raises(UserError, match=r"config\.train\.select: .* is one of (ranking|probabilities|a decision)"):
         train_replicas(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -8,7 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlresearch.tables.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
+from mlresearch.resampling import draw_weights
+from mlresearch.tables.significance import bootstrap, holm, least_p, seeds_needed, wilcoxon
 
 p_values = st.lists(st.floats(1e-6, 1) | st.sampled_from([0.01, 0.02, 0.05]), min_size=1, max_size=9)
 
@@ -97,19 +98,6 @@ def test_bootstrap_is_never_below_its_floor():
     assert bootstrap(0.2, drawn) == pytest.approx(1 / 1000)
     assert bootstrap(0.2, drawn, least_p(3)) == 0.25
     assert bootstrap(0.0, np.zeros(999)) == 1.0
-
-
-def test_weights_are_resamples_of_equal_size_whatever_the_blocks(monkeypatch):
-    whole = np.concatenate(list(draw_weights(50, 2000, seed=3)))
-    monkeypatch.setattr("mlresearch.tables.significance.BLOCK_ELEMENTS", 700)
-    blocks = list(draw_weights(50, 2000, seed=3, width=60))
-    assert len(blocks) > 100
-    np.testing.assert_array_equal(np.concatenate(blocks), whole)
-    assert (whole.sum(axis=1) == 50).all()
-    assert (np.concatenate(list(draw_weights(50, 2000, seed=4))) != whole).any()
-    # Each weight is binomial with 50 draws at 1/50: mean 1, variance 49/50.
-    assert whole.mean() == 1
-    assert whole.var() == pytest.approx(0.98, abs=0.02)
 
 
 def test_bootstrap_keeps_its_level_where_nothing_differs():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_scores import split_metrics
+from small_scores import label_sets, run_metrics
 from small_tables import ACCURACY, LOSS, cells_of, make_record, make_results, notes_of, only_sheet
 
-from mlresearch.definitions import HIGHER, LOWER, NEITHER, define, direction, title
+from mlresearch.definitions import HIGHER, LOWER, NEITHER, check_place, define, direction, title
 from mlresearch.errors import UserError
+from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.tables import COLUMNS, Table
 from mlresearch.tables.results import Result, Results
 from mlresearch.tables.significance import holm, wilcoxon
@@ -338,16 +339,37 @@ def test_macro_f1_is_given_over_all_labels_and_over_those_present():
 
 
 def test_every_reported_metric_is_defined_and_has_a_direction():
-    rng = np.random.default_rng(0)
-    labels, scores = rng.random((20, 6)) < 0.4, rng.random((20, 6)).astype(np.float32)
-    edges = (np.array([1]), np.array([0]))
-    reported = set(split_metrics(scores, scores > 0.5, labels, edges)) | {"mean"}
+    labels = np.random.default_rng(0).random((20, 6)) < 0.4
+    labels[:, 0] |= labels[:, 1]
+    hierarchy = LabelHierarchy.from_edges("abcdef", np.array([[1, 0]]))
+    frequencies = label_sets(labels).frequencies(6)
+    perfect, worst = (
+        run_metrics(np.log(np.where(preds, 0.9, 0.1)).astype(np.float32), {"mode": preds}, labels, *others)
+        for preds, others in (
+            (labels, (hierarchy, None, frequencies, np.zeros(20))),
+            (~labels, (hierarchy, None, frequencies, np.ones(20))),
+        )
+    )
+    reported = {name for group in perfect.values() for name in group}
     assert reported == set(HIGHER | LOWER | NEITHER)
-    sure = labels.astype(np.float32)
-    perfect, worst = (split_metrics(s, p, labels, None) for s, p in ((sure, labels), (-sure, ~labels)))
-    for name in perfect:
-        sign = direction(f"test.mode.{name}")
-        assert sign == (0 if name in NEITHER else 1 if perfect[name] > worst[name] else -1), name
+    for group, numbers in perfect.items():
+        for name, value in numbers.items():
+            place = f"test.{group}.{name}"
+            check_place(place)
+            sign = direction(place)
+            assert sign == (0 if name in NEITHER else 1 if value > worst[group][name] else -1), name
+
+
+def test_a_metric_stands_in_its_own_group():
+    for place, group in (
+        ("test.mode.calibration_error", "probabilities"),
+        ("test.ranking.brier_score", "probabilities"),
+        ("test.half.ranking_loss", "ranking"),
+        ("test.probabilities.micro_f1", "a decision, such as mode"),
+        ("test.mode.mean", "loss"),
+    ):
+        with pytest.raises(UserError, match=f"is one of {group}"):
+            check_place(place)
 
 
 def test_definitions_are_printed_with_the_table():

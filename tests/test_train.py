@@ -70,7 +70,7 @@ def test_decisions_that_are_asked_for_are_made_stored_and_read(config, tmp_path)
     record = train(config, tmp_path)
     made = ["mode", "half", "expected_f1", "global_threshold", "label_thresholds", "closed_thresholds"]
     for split in ("validation", "test"):
-        assert list(record["metrics"][split]) == [*made, "ranking", "loss"]
+        assert list(record["metrics"][split]) == [*made, "ranking", "probabilities", "loss"]
         for name in ("expected_f1", "closed_thresholds"):
             assert record["metrics"][split][name]["violation_rate"] == 0
     run = mlresearch.load(str(tmp_path))

@@ -90,13 +90,14 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     rules = Rules.of(config)
     stored = config.evaluate.predictions
     scored = score_records(baseline, dataset, "validation", rules)
-    [on_validation] = evaluate_validation(scored, 1, hierarchy, rules, predictions=stored)
+    [on_validation] = evaluate_validation(scored, 1, hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "baselines do not diverge"
     validation, decisions = on_validation
-    [test] = evaluate(score_records(baseline, dataset, "test", rules), [decisions], hierarchy, predictions=stored)
+    scored = score_records(baseline, dataset, "test", rules)
+    [test] = evaluate(scored, [decisions], hierarchy, frequencies, predictions=stored)
     assert test is not None
 
-    metrics = write_evaluations(folder, decisions, {"validation": validation, "test": test})
+    metrics = write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test})
     record = {
         "status": "finished",
         "name": name,

@@ -8,10 +8,10 @@ import numpy as np
 from mlresearch.definitions import title
 from mlresearch.errors import UserError
 from mlresearch.progress import track
+from mlresearch.resampling import Outcomes, agrees, draw_weights
 from mlresearch.tables import Column, Table
-from mlresearch.tables.outcomes import Outcomes
 from mlresearch.tables.results import Result, by_cell
-from mlresearch.tables.significance import bootstrap, draw_weights, holm, least_p, seeds_needed, wilcoxon
+from mlresearch.tables.significance import bootstrap, holm, least_p, seeds_needed, wilcoxon
 
 Values = Mapping[tuple[str, Column], Mapping[int, float]]
 """Numbers by row and column, and by seed."""
@@ -222,8 +222,8 @@ def _resample(
             if sizes.setdefault(data, given.num_examples) != given.num_examples:
                 raise UserError(f"{run.folder} holds predictions of {given.num_examples} examples, others do not")
             observed = given.metrics(list(wanted), np.ones((1, given.num_examples), np.int64))
-            agreeing = [place for place, number in observed.items() if _equal(run.value(place), float(number[0]))]
-            weights = draw_weights(given.num_examples, table.resamples, table.seed, given.num_labels)
+            agreeing = [place for place, number in observed.items() if agrees(run.value(place), float(number[0]))]
+            weights = draw_weights(given.num_examples, table.resamples, table.seed, given.width)
             blocks = [observed, *(given.metrics(agreeing, block) for block in weights)]
             for place in agreeing:
                 numbers[place].append(np.concatenate([block[place] for block in blocks]))
@@ -231,7 +231,3 @@ def _resample(
             (row, wanted[place]): np.mean(parts, axis=0) for place, parts in numbers.items() if len(parts) == len(own)
         }
     return resampled
-
-
-def _equal(recorded: float | None, computed: float) -> bool:
-    return recorded is not None and abs(recorded - computed) < 1e-6

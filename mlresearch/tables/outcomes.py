@@ -1,124 +1,20 @@
-"""What a run's stored predictions got right, example by example, and its metrics on resampled examples."""
+"""What the runs of a table got right, example by example, from their stored predictions."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
-import scipy.sparse
-from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from mlresearch import predictions
 from mlresearch.data.records import Dataset
-from mlresearch.decisions import Decision
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
-from mlresearch.label_space import LabelSets
-from mlresearch.metrics import Edges, ExampleValues, LabelCounts, rank_examples
 from mlresearch.predictions import read_predictions
-from mlresearch.scored import ScoredSplit
+from mlresearch.resampling import Outcomes
 from mlresearch.tables.results import Result
 from mlresearch.workdir import read_decisions
 
-Sparse: TypeAlias = scipy.sparse.csr_array
-
 SPLIT = "test"
 """The split whose examples are resampled."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
-    """Predictions of one decision against the truth, among known labels.
-
-    hits, predicted, true, unknown: sparse 0/1 [examples, labels]. counted: whether an example has a known label;
-    orphaned: whether a child is predicted without one of its parents, None where there is no hierarchy. All of them are
-    those of `metrics.LabelCounts`.
-    """
-
-    hits: Sparse
-    predicted: Sparse
-    true: Sparse
-    unknown: Sparse
-    counted: np.ndarray
-    values: ExampleValues
-    orphaned: np.ndarray | None
-
-    @classmethod
-    def of(cls, preds: Sparse, labels: LabelSets, num_labels: int, edges: Edges | None) -> "Outcome":
-        """Compare predictions, sparse 0/1 [examples, labels], with label sets."""
-        true, unknown = labels.sparse(num_labels), _unknown(labels, num_labels)
-        counted = unknown.sum(axis=1) < num_labels
-        orphaned = None
-        if edges is not None:
-            children, parents = preds[:, edges[0]], preds[:, edges[1]]
-            orphaned = (children.sum(axis=1) > children.multiply(parents).sum(axis=1)) & counted
-        preds = Sparse(preds - preds.multiply(unknown))
-        hits = Sparse(preds.multiply(true))
-        num_hits, num_preds, num_true = (matrix.sum(axis=1) for matrix in (hits, preds, true))
-        return cls(
-            *(hits, preds, true, unknown, counted),
-            values=ExampleValues.of(num_hits, num_preds, num_true, counted),
-            orphaned=orphaned,
-        )
-
-    def counts(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[LabelCounts]:
-        """Yield the state of each resample, in which example i stands ``weights[·, i]`` times."""
-        examples = weights @ self.counted
-        hits, predicted, true, unknown = (
-            (matrix.T @ weights.T).T for matrix in (self.hits, self.predicted, self.true, self.unknown)
-        )
-        # An example without a known label adds to `unknown` for every label, but counts nowhere.
-        known = weights.sum(axis=1)[:, None] - unknown
-        exact, precision, recall, f1 = (weights @ each for each in self.values)
-        none = np.zeros_like(examples)
-        checked, violations = (none, none) if self.orphaned is None else (examples, weights @ self.orphaned)
-        for at in range(len(weights)):
-            yield LabelCounts(
-                tp=hits[at],
-                fp=predicted[at] - hits[at],
-                fn=true[at] - hits[at],
-                known=known[at],
-                examples=examples[at],
-                exact=exact[at],
-                checked=checked[at],
-                violations=violations[at],
-                example_precision=precision[at],
-                example_recall=recall[at],
-                example_f1=f1[at],
-            )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What one run got right on the test split: decisions by name, and of `rankings` each example's metrics by name.
-
-    An example that a metric leaves out has NaN.
-    """
-
-    num_examples: int
-    num_labels: int
-    decisions: Mapping[str, Outcome]
-    rankings: Mapping[str, np.ndarray]
-
-    def metrics(
-        self, places: Sequence[str], weights: Int[np.ndarray, "resamples examples"]
-    ) -> dict[str, Float[np.ndarray, "resamples"]]:
-        """Return metrics of each resample by place, of those places that are sums over examples and are at hand."""
-        given = {}
-        for name, outcome in self.decisions.items():
-            wanted = [place for place in places if place.startswith(f"{SPLIT}.{name}.")]
-            computed = [counts.compute() for counts in outcome.counts(weights)] if wanted else []
-            for place in wanted:
-                metric = place.rpartition(".")[2]
-                if all(metric in values for values in computed):
-                    given[place] = np.array([values[metric] for values in computed])
-        for name, values in self.rankings.items():
-            counted = weights @ ~np.isnan(values)
-            if (place := f"{SPLIT}.ranking.{name}") in places and counted.all():
-                given[place] = weights @ np.nan_to_num(values) / counted
-        return given
 
 
 class OutcomeReader:
@@ -137,49 +33,13 @@ class OutcomeReader:
             if dataset.fingerprint != fingerprint:
                 raise UserError(f"{dataset.name} is not what it was when the run in {folder} was made")
             self._datasets[fingerprint] = dataset
-        return read_outcomes(folder, self._datasets[fingerprint], places)
+        dataset = self._datasets[fingerprint]
+        scored = read_predictions(folder, SPLIT, dataset)
+        frequencies = dataset.train.labels.frequencies(dataset.label_space.num_labels)
+        return Outcomes.of(scored, read_decisions(folder), dataset.hierarchy, frequencies, places)
 
     def of(self, result: Result, places: Sequence[str]) -> Outcomes:
         """Return what `places` need of a result's run; one whose folder is not known is a `UserError`."""
         if result.folder is None or result.config is None:
             raise UserError(f"the folder of the run {result.file} is not known")
         return self.read(result.folder, result.config, result.record["data"]["fingerprint"], places)
-
-
-def read_outcomes(folder: Path, dataset: Dataset, places: Sequence[str]) -> Outcomes:
-    """Return the outcomes of the predictions in a run's folder."""
-    scored = read_predictions(folder, SPLIT, dataset)
-    hierarchy, num_labels = dataset.hierarchy, dataset.label_space.num_labels
-    edges = None if hierarchy is None else (hierarchy.children, hierarchy.parents)
-    groups = {place.split(".")[1] for place in places if place.startswith(f"{SPLIT}.")}
-    decisions = {name: each for name, each in read_decisions(folder).items() if name in groups}
-    labels = dataset.splits[SPLIT].labels
-    return Outcomes(
-        len(labels),
-        num_labels,
-        {name: Outcome.of(matrix, labels, num_labels, edges) for name, matrix in _decide(decisions, scored).items()},
-        _rank(scored, whole=num_labels <= predictions.FULL_SCORES) if "ranking" in groups else {},
-    )
-
-
-def _decide(decisions: Mapping[str, Decision], scored: ScoredSplit) -> dict[str, Sparse]:
-    """Return the predictions of one run's decisions by name; blocks are in the split's order."""
-    parts: dict[str, list[Sparse]] = {name: [] for name in decisions}
-    for [scores] in scored:
-        for name, decision in decisions.items():
-            parts[name].append(Sparse(decision.apply(scores).astype(np.int64)))
-    return {name: Sparse(scipy.sparse.vstack(of_blocks)) for name, of_blocks in parts.items()}
-
-
-def _rank(scored: ScoredSplit, *, whole: bool) -> dict[str, np.ndarray]:
-    """Return `rank_examples` by metric; where scores are not whole, of the metrics of the highest ones alone."""
-    values = [rank_examples(scores.log_marginals, scores.labels, scores.known) for [scores] in scored]
-    names = [name for name in values[0] if whole or "_at_" in name]
-    return {name: np.concatenate([block[name] for block in values]) for name in names}
-
-
-def _unknown(labels: LabelSets, num_labels: int) -> Sparse:
-    """Return the sparse 0/1 [examples, labels] matrix of labels that are unknown."""
-    unknown = np.zeros(len(labels.ids), bool) if labels.values is None else np.isnan(labels.values)
-    cells = (labels.rows[unknown], labels.ids[unknown])
-    return Sparse((np.ones(len(cells[0]), np.int64), cells), shape=(len(labels), num_labels))

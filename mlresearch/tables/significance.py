@@ -4,16 +4,13 @@ Two-sided all of them. A unit is what is drawn anew: a seed, or an example.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 TESTS = ("wilcoxon", "bootstrap")
-
-BLOCK_ELEMENTS = 1 << 22
-"""Elements of the blocks in which resamples are drawn."""
 
 DIGITS = 12
 """Decimals of a difference that count: 0.3 − 0.2 and 0.2 − 0.1 are one difference, not two ranks."""
@@ -28,20 +25,6 @@ def wilcoxon(differences: Float[np.ndarray, "units"]) -> float:
     differences = np.round(differences, DIGITS)
     differences = differences[differences != 0]
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
-
-
-def draw_weights(units: int, resamples: int, seed: int, width: int = 1) -> Iterator[Int[np.ndarray, "block units"]]:
-    """Yield how often each of `units` stands in each of `resamples` resamples of equal size, in blocks.
-
-    The same seed draws the same, whatever the blocks; they are such that ``block · max(units, width)`` fits memory.
-    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
-    """
-    generator = np.random.default_rng(seed)
-    height = max(BLOCK_ELEMENTS // max(units, width), 1)
-    for start in range(0, resamples, height):
-        rows = min(height, resamples - start)
-        drawn = generator.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
 
 
 def bootstrap(observed: float, resampled: Float[np.ndarray, "resamples"], least: float = 0.0) -> float:
