@@ -11,6 +11,7 @@ from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.evaluate import evaluate
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSpace
+from mlresearch.per_label import average_precision
 from mlresearch.report.markup import bullets, join, tag
 from mlresearch.report.page import Section
 from mlresearch.scored import ScoredSplit
@@ -103,17 +104,13 @@ def score_labels(scored: ScoredSplit, decision: Decision) -> dict[str, np.ndarra
     [found] = evaluate(scored, [{DECISION: decision}], None)
     assert found is not None, "predictions are kept of runs that have not diverged"
     assert found.ranks is not None
-    counts, ranks, positives = found.decisions[DECISION], found.ranks, found.ranks.positives
-    average_precision = np.full(scored.num_labels, np.nan)
-    if len(positives.labels):
-        precision_at = ranks.hits / (ranks.hits + ranks.alarms)
-        average_precision[positives.labels] = np.add.reduceat(precision_at, positives.first) / positives.count
+    counts = found.decisions[DECISION]
     with np.errstate(invalid="ignore"):
         return {
             "precision": counts.tp / (counts.tp + counts.fp),
             "recall": counts.tp / (counts.tp + counts.fn),
             "f1": 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn),
-            "average_precision": average_precision,
+            "average_precision": average_precision(found.ranks),
         }
 
 
