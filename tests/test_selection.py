@@ -203,7 +203,7 @@ def test_metrics_that_these_data_do_not_have_are_refused(config, tmp_path):
 )
 def test_metrics_of_another_group_are_refused_before_anything_starts(config, tmp_path, place):
     config.train.select = place
-    with pytest.raises(UserError, match="config.train.select: .* is one of (ranking|probabilities|a decision)"):
+    with pytest.raises(UserError, match=r"config\.train\.select: .* is one of (ranking|probabilities|a decision)"):
         train_replicas(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
