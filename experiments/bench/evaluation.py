@@ -17,7 +17,7 @@ from mlresearch.scored import Said, ScoredSplit
 ICD_LEVELS = (22, 290, 1_925, 10_900, 18_600, 17_800, 17_000, 31_968)
 """Labels by level, about those of ICD-10-CM down to seventh-character extensions."""
 
-SIZES = (500, 1_000)
+SIZES = (500, 1_000, 2_000)
 LONG = 100_000
 BATCH = 64
 LEAVES = 3
@@ -25,7 +25,7 @@ LEAVES = 3
 
 
 def bench_evaluation() -> None:
-    """Print what it takes to evaluate made scores of a validation and a test split, of two sizes one after the other.
+    """Print what it takes to evaluate made scores of validation and test splits, of several sizes one after the other.
 
     Nothing of the scores is kept from one pass to the next.
     """
