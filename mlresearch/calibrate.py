@@ -1,0 +1,158 @@
+"""Calibrations of the runs of a program, fitted on what they say of validation."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float64, Int
+from scipy import optimize
+
+from mlresearch.calibration import Calibrations, Method, ScoreMaps, require_validation
+from mlresearch.data.pipeline import Batches
+from mlresearch.encoders import Encoded
+from mlresearch.fit import Program
+from mlresearch.heads import Labels, Logits
+from mlresearch.losses import both_sides, cross_entropy
+from mlresearch.scored import KEPT_BYTES, ScoredSplit
+from mlresearch.step import HeadInputs, TrainState, multi_hot
+
+MAX_ITERATIONS = 200
+"""Of the optimizer of maps of scores."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Truth:
+    """The labels of a batch as lists (`Batch`), and which of its rows are examples."""
+
+    label_ids: Int[np.ndarray, "batch width"]
+    label_values: Float[np.ndarray, "batch width"] | None
+    mask: Bool[np.ndarray, "batch"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ValidationScores:
+    """What heads are given of the validation split, and its labels: the only thing that maps of scores are fitted on.
+
+    fingerprint: of the split's data. batches: one pass over it, of all runs, on the host; every pass is the same. Any
+    other split is a `TypeError`.
+    """
+
+    split: str
+    fingerprint: str
+    batches: Callable[[], Iterator[tuple[HeadInputs, Truth]]]
+
+    def __post_init__(self) -> None:
+        require_validation(self.split, type(self).__name__)
+
+
+def fit_calibrations(program: Program, state: TrainState, plain: ScoredSplit, batches: Batches) -> Calibrations:
+    """Return the calibrations of all runs that the config asks for.
+
+    state: of all runs, on the devices. plain: what they say of validation. batches: of that split. Another split is a
+    `TypeError`.
+    """
+    method = Method.of(program.config)
+    if not method.kind or method.place == "marginals":
+        return Calibrations.of_marginals(plain, method)
+    scores = gather_scores(program, state, plain, batches)
+    of_runs = program.parallel.fetch((state.chosen_params, state.numbers.rates))
+    of_runs, structure = jax.device_get((of_runs, program.parallel.fetch(program.structure)))
+    fitted = []
+    for run in range(len(state.step)):
+        own = jax.tree.map(lambda leaf, run=run: leaf[run], of_runs)
+        model = nnx.merge(program.graphdef, *jax.tree.map(jnp.asarray, (*own, structure)))
+        fitted.append(fit_score_maps(scores, run, model.head, method.kind))
+    return Calibrations(method, fitted)
+
+
+def gather_scores(program: Program, state: TrainState, plain: ScoredSplit, batches: Batches) -> ValidationScores:
+    """Return what heads are given of a split: kept where that is `KEPT_BYTES` a run at most, else made each pass."""
+    make = program.head_inputs(state.chosen_params, state.numbers)
+    kept: list[tuple[HeadInputs, Truth]] = []
+
+    def once() -> Iterator[tuple[HeadInputs, Truth]]:
+        if kept:
+            yield from kept
+            return
+        for batch in batches.once():
+            values = None if batch.label_values is None else np.asarray(batch.label_values)
+            truth = Truth(np.asarray(batch.label_ids), values, np.asarray(batch.mask))
+            yield jax.device_get(make(batch)), truth
+
+    of_batch = sum(leaf[0].nbytes for leaf in jax.tree.leaves(next(once())[0]))
+    if of_batch * batches.steps_per_epoch <= KEPT_BYTES:
+        kept = list(once())
+    return ValidationScores(plain.name, plain.fingerprint, once)
+
+
+def fit_score_maps(scores: ValidationScores, run: int, head: Any, kind: str) -> ScoreMaps | None:
+    """Return the maps of one run's scores of each label that minimise the loss of its head's distribution,
+
+        Σ −log p(known labels) + ½ Σᵢ (log aᵢ)² + bᵢ²,
+
+    over examples and over labels i. Of a head without a joint distribution the first term is the cross-entropy of the
+    marginals; so is the share of it that a head's loss may have, whatever label-wise loss the run was trained with,
+    since only of such losses true probabilities are the best ones. The second is that of normal priors, by which a
+    label without a positive or without a negative keeps finite numbers, and rare labels stay near the identity. Label
+    sets that are impossible under the head are left out. None for a run that has diverged: its loss is NaN.
+
+    Scores of another split are a `TypeError`. By L-BFGS from the identity, deterministic (Liu and Nocedal, "On the
+    Limited Memory BFGS Method for Large Scale Optimization", 1989).
+    """
+    if not isinstance(scores, ValidationScores):
+        raise TypeError(f"maps of scores are fitted on ValidationScores only, not on {type(scores).__name__}")
+    graphdef, state = nnx.split(head)
+
+    def loss(numbers: Float64[np.ndarray, "numbers"]) -> tuple[float, Float64[np.ndarray, "numbers"]]:
+        total, slope = 0.5 * float(numbers @ numbers), numbers.copy()
+        for inputs, truth in scores.batches():
+            own = jax.tree.map(lambda leaf: leaf[run], inputs)
+            labels = truth.label_ids, truth.label_values
+            value, gradient = _loss_and_slope(graphdef, state, jnp.asarray(numbers, float), own, labels, truth.mask)
+            total += float(value)
+            slope += np.asarray(gradient, np.float64)
+        return total, slope
+
+    num_labels = next(scores.batches())[0].scores.shape[-2]
+    start = np.zeros((1 if kind == "temperature" else 2) * num_labels)
+    if np.isnan(loss(start)[0]):
+        return None
+    options = {"ftol": 1e-8, "maxiter": MAX_ITERATIONS}
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x.astype(np.float32)
+    scale, shift = np.exp(found[:num_labels]), found[num_labels:]
+    return ScoreMaps(scale, shift if len(shift) else np.zeros_like(scale), kind, scores.fingerprint)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_and_slope(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    numbers: Float[Array, "numbers"],
+    inputs: HeadInputs,
+    listed: tuple[Int[Array, "batch width"], Float[Array, "batch width"] | None],
+    mask: Bool[Array, "batch"],
+) -> tuple[Float[Array, ""], Float[Array, "numbers"]]:
+    """Return the loss of a batch and its gradient; numbers: log a of all labels, and b of all or none."""
+    batch, num_labels, _ = inputs.scores.shape
+    labels = multi_hot(*listed, num_labels)
+    nothing = jnp.zeros((batch, 0, inputs.pooled.shape[-1]), inputs.pooled.dtype)
+    encoded = Encoded(nothing, jnp.zeros((batch, 0), bool), inputs.pooled)
+
+    def total(numbers: Float[Array, "numbers"]) -> Float[Array, ""]:
+        log_scale, shift = numbers[:num_labels], numbers[num_labels:]
+        shift = shift if len(shift) else jnp.zeros_like(log_scale)
+        dist = nnx.merge(graphdef, state)(ScoreMaps(jnp.exp(log_scale), shift, "", "")(inputs.scores), encoded)
+        loss = dist.loss(labels, _label_loss) if dist.normalised else _label_loss(dist.logits, labels)
+        possible = mask & ~jnp.isposinf(loss)
+        return jnp.where(possible, loss, 0.0).sum()
+
+    return jax.value_and_grad(total)(numbers)
+
+
+def _label_loss(logits: Logits, labels: Labels) -> Float[Array, "batch"]:
+    return cross_entropy(both_sides(logits, labels))
