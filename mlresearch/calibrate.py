@@ -63,7 +63,7 @@ def fit_calibrations(program: Program, state: TrainState, plain: ScoredSplit, ba
     of_runs = program.parallel.fetch((state.chosen_params, state.numbers.rates))
     of_runs, structure = jax.device_get((of_runs, program.parallel.fetch(program.structure)))
     fitted = []
-    for run in range(len(state.step)):
+    for run in range(len(program.parallel.fetch(state.step))):
         own = jax.tree.map(lambda leaf, run=run: leaf[run], of_runs)
         model = nnx.merge(program.graphdef, *jax.tree.map(jnp.asarray, (*own, structure)))
         fitted.append(fit_score_maps(scores, run, model.head, method.kind))
@@ -107,51 +107,52 @@ def fit_score_maps(scores: ValidationScores, run: int, head: Any, kind: str) -> 
     if not isinstance(scores, ValidationScores):
         raise TypeError(f"maps of scores are fitted on ValidationScores only, not on {type(scores).__name__}")
     graphdef, state = nnx.split(head)
+    num_labels = next(scores.batches())[0].scores.shape[-2]
+
+    def maps_of(numbers: Float64[np.ndarray, "numbers"]) -> ScoreMaps:
+        log_scale, shift = np.resize(np.append(numbers, np.zeros(num_labels)), (2, num_labels)).astype(np.float32)
+        return ScoreMaps(np.exp(log_scale), shift, kind, scores.fingerprint)
 
     def loss(numbers: Float64[np.ndarray, "numbers"]) -> tuple[float, Float64[np.ndarray, "numbers"]]:
-        total, slope = 0.5 * float(numbers @ numbers), numbers.copy()
+        total, slope, maps = 0.5 * float(numbers @ numbers), numbers.copy(), maps_of(numbers)
         for inputs, truth in scores.batches():
-            own = jax.tree.map(lambda leaf: leaf[run], inputs)
-            labels = truth.label_ids, truth.label_values
-            value, gradient = _loss_and_slope(graphdef, state, jnp.asarray(numbers, float), own, labels, truth.mask)
+            # The head is given an array of its own, as in training: where a program computes scores anew for each use
+            # of them, and rounds them differently, a head that compares them finds no maximum.
+            mapped = maps(jnp.asarray(inputs.scores[run]))
+            listed = jnp.asarray(truth.label_ids), truth.label_values
+            value, gradient = _loss_and_slope(graphdef, state, mapped, inputs.pooled[run], listed, truth.mask)
             total += float(value)
-            slope += np.asarray(gradient, np.float64)
+            by_label = np.stack([gradient * (mapped - maps.shift[:, None]), gradient]).sum((1, 3), dtype=np.float64)
+            slope += by_label.ravel()[: len(slope)]
         return total, slope
 
-    num_labels = next(scores.batches())[0].scores.shape[-2]
     start = np.zeros((1 if kind == "temperature" else 2) * num_labels)
     if np.isnan(loss(start)[0]):
         return None
     options = {"ftol": 1e-8, "maxiter": MAX_ITERATIONS}
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x.astype(np.float32)
-    scale, shift = np.exp(found[:num_labels]), found[num_labels:]
-    return ScoreMaps(scale, shift if len(shift) else np.zeros_like(scale), kind, scores.fingerprint)
+    return maps_of(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _loss_and_slope(
     graphdef: nnx.GraphDef,
     state: nnx.State,
-    numbers: Float[Array, "numbers"],
-    inputs: HeadInputs,
+    scores: Float[Array, "batch labels scores_per_label"],
+    pooled: Float[Array, "batch dim"],
     listed: tuple[Int[Array, "batch width"], Float[Array, "batch width"] | None],
     mask: Bool[Array, "batch"],
-) -> tuple[Float[Array, ""], Float[Array, "numbers"]]:
-    """Return the loss of a batch and its gradient; numbers: log a of all labels, and b of all or none."""
-    batch, num_labels, _ = inputs.scores.shape
+) -> tuple[Float[Array, ""], Float[Array, "batch labels scores_per_label"]]:
+    """Return the loss of a batch by its scores, and its gradient."""
+    batch, num_labels, _ = scores.shape
     labels = multi_hot(*listed, num_labels)
-    nothing = jnp.zeros((batch, 0, inputs.pooled.shape[-1]), inputs.pooled.dtype)
-    encoded = Encoded(nothing, jnp.zeros((batch, 0), bool), inputs.pooled)
+    encoded = Encoded(jnp.zeros((batch, 0, pooled.shape[1]), pooled.dtype), jnp.zeros((batch, 0), bool), pooled)
 
-    def total(numbers: Float[Array, "numbers"]) -> Float[Array, ""]:
-        log_scale, shift = numbers[:num_labels], numbers[num_labels:]
-        shift = shift if len(shift) else jnp.zeros_like(log_scale)
-        dist = nnx.merge(graphdef, state)(ScoreMaps(jnp.exp(log_scale), shift, "", "")(inputs.scores), encoded)
+    def total(scores: Float[Array, "batch labels scores_per_label"]) -> Float[Array, ""]:
+        dist = nnx.merge(graphdef, state)(scores, encoded)
         loss = dist.loss(labels, _label_loss) if dist.normalised else _label_loss(dist.logits, labels)
-        possible = mask & ~jnp.isposinf(loss)
-        return jnp.where(possible, loss, 0.0).sum()
+        return jnp.where(mask & ~jnp.isposinf(loss), loss, 0.0).sum()
 
-    return jax.value_and_grad(total)(numbers)
+    return jax.value_and_grad(total)(scores)
 
 
 def _label_loss(logits: Logits, labels: Labels) -> Float[Array, "batch"]:

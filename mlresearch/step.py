@@ -115,8 +115,8 @@ class Scored:
 class HeadInputs:
     """What heads are given of a batch. pooled: what was encoded, but for its tokens."""
 
-    scores: Float[Array, "*runs batch labels scores_per_label"]
-    pooled: Float[Array, "*runs batch dim"]
+    scores: Float[ArrayLike, "*runs batch labels scores_per_label"]
+    pooled: Float[ArrayLike, "*runs batch dim"]
 
 
 def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
