@@ -140,7 +140,8 @@ class Platt(MarginalMap):
 class Isotonic(MarginalMap):
     """Log-odds by a curve that never falls: straight between its points, level beyond them.
 
-    log_odds: where the points lie, ascending; values: the mapped ones. fitted_on: fingerprint of the split.
+    log_odds: where the points lie, ascending; values: the mapped ones. fitted_on: fingerprint of the split. Levels end
+    where cells of validation lie: rounding, which devices do each in its way, may tell apart there what ties.
     """
 
     kind: ClassVar[str] = "isotonic"

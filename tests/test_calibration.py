@@ -430,7 +430,7 @@ def overfitted(data_dir, kind, place="marginals", **settings):
     config.head.name = "conditional"
     config.optim.learning_rate, config.optim.weight_decay = 0.03, 0.0
     config.train.num_epochs, config.train.batch_size = 15.0, 50
-    config.evaluate.batch_size = 128
+    config.evaluate.batch_size = 127  # which no number of devices divides: a run that is loaded rounds as it did
     config.evaluate.calibration, config.evaluate.calibration_of = kind, place
     config.parallel.num_devices = 1
     config.update_from_flattened_dict(settings)
@@ -452,13 +452,6 @@ def calibrated(request, tmp_path_factory, data_dir):
     """The same run calibrated."""
     folder = tmp_path_factory.mktemp("calibrated")
     return folder, train(overfitted(data_dir, *request.param), folder), *request.param
-
-
-def assert_same_metrics(got, wanted):
-    """But for losses, whose sums devices may round in other ways than the one that trained."""
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    assert {**got, "loss": None} == {**wanted, "loss": None}
-    assert got["loss"]["mean"] == pytest.approx(wanted["loss"]["mean"], rel=1e-6)
 
 
 def predictions(folder, split):
@@ -486,7 +479,7 @@ def test_what_was_fitted_is_read_back_and_says_the_same(calibrated):
     folder, record, _, _ = calibrated
     run = mlresearch.load(str(folder))
     for split in ("validation", "test"):
-        assert_same_metrics(run.evaluate(split), record["metrics"][split])
+        assert run.evaluate(split) == record["metrics"][split]
     fitted_on = json.loads((folder / "calibration.json").read_text())["fitted_on"]
     assert fitted_on == run.decisions["label_thresholds"].fitted_on
     assert fitted_on.endswith("/validation")
@@ -534,7 +527,7 @@ def test_a_refit_keeps_what_was_fitted_before_it(tmp_path, data_dir):
     assert record["calibration"]["validation"] == alone["calibration"]["validation"]
     assert record["calibration"]["test"] != alone["calibration"]["test"]
     run = mlresearch.load(str(tmp_path / "refit"))
-    assert_same_metrics(run.evaluate("test"), record["metrics"]["test"])
+    assert run.evaluate("test") == record["metrics"]["test"]
 
 
 @pytest.fixture(scope="module")
