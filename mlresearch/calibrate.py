@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64, Int
 from scipy import optimize
 
-from mlresearch.calibration import Calibrations, Method, ScoreMaps, require_validation
+from mlresearch.calibration import STEEPEST, Calibrations, Method, ScoreMaps, require_validation
 from mlresearch.data.pipeline import Batches
 from mlresearch.encoders import Encoded
 from mlresearch.fit import Program
 from mlresearch.heads import Labels, Logits
+from mlresearch.logspace import LOGIT_BOUND
 from mlresearch.losses import both_sides, cross_entropy
 from mlresearch.scored import KEPT_BYTES, ScoredSplit
 from mlresearch.step import HeadInputs, TrainState, multi_hot
@@ -110,7 +112,8 @@ def fit_score_maps(scores: ValidationScores, run: int, head: Any, kind: str) -> 
     num_labels = next(scores.batches())[0].scores.shape[-2]
 
     def maps_of(numbers: Float64[np.ndarray, "numbers"]) -> ScoreMaps:
-        log_scale, shift = np.resize(np.append(numbers, np.zeros(num_labels)), (2, num_labels)).astype(np.float32)
+        of_all = np.append(numbers, np.zeros(num_labels))[: 2 * num_labels]  # no shifts: they are 0
+        log_scale, shift = of_all.astype(np.float32).reshape(2, num_labels)
         return ScoreMaps(np.exp(log_scale), shift, kind, scores.fingerprint)
 
     def loss(numbers: Float64[np.ndarray, "numbers"]) -> tuple[float, Float64[np.ndarray, "numbers"]]:
@@ -122,15 +125,25 @@ def fit_score_maps(scores: ValidationScores, run: int, head: Any, kind: str) -> 
             listed = jnp.asarray(truth.label_ids), truth.label_values
             value, gradient = _loss_and_slope(graphdef, state, mapped, inputs.pooled[run], listed, truth.mask)
             total += float(value)
-            by_label = np.stack([gradient * (mapped - maps.shift[:, None]), gradient]).sum((1, 3), dtype=np.float64)
+            by_score = np.asarray(gradient)
+            of_log_scale = by_score * (np.asarray(mapped) - maps.shift[:, None])
+            by_label = np.stack([of_log_scale, by_score]).sum((1, 3), dtype=np.float64)
             slope += by_label.ravel()[: len(slope)]
         return total, slope
 
     start = np.zeros((1 if kind == "temperature" else 2) * num_labels)
     if np.isnan(loss(start)[0]):
         return None
-    options = {"ftol": 1e-8, "maxiter": MAX_ITERATIONS}
-    return maps_of(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x)
+    widest = np.repeat([math.log(STEEPEST), LOGIT_BOUND], num_labels)[: len(start)]  # as of maps of marginals
+    found = optimize.minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=optimize.Bounds(-widest, widest),
+        options={"ftol": 1e-8, "maxiter": MAX_ITERATIONS},
+    )
+    return maps_of(found.x)
 
 
 @functools.partial(jax.jit, static_argnums=0)

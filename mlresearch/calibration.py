@@ -43,7 +43,7 @@ BINS_A_UNIT = 1024
 """Cells whose log-odds lie in one of so many parts of a unit count as one of their mean; see `ValidationCells`."""
 
 STEEPEST = 100.0
-"""The largest slope of a map of marginals; the least of a temperature is 1 over it."""
+"""The largest slope of a map; the least of a temperature, and of a map of scores, is 1 over it."""
 
 
 @dataclasses.dataclass(frozen=True)
