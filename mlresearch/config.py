@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.calibration import Method
 from mlresearch.data.columns import SCALES
 from mlresearch.data.preparation import Preparation
 from mlresearch.data.splits import Splitting
@@ -116,6 +117,8 @@ def base_config() -> ConfigDict:
             "evaluate": {
                 "batch_size": 256,
                 "every_epochs": 0.0,  # validate while training; 0: at the end alone
+                "calibration": "",  # temperature | platt | isotonic, fitted on validation before decisions are
+                "calibration_of": "marginals",  # by one map for all labels | scores: before the head, one a label
                 "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
                 "threshold_grid": GRID,
                 "label_threshold_fallback": 0.0,  # for labels of a lower F1: their highest score (SCutFBR.1)
@@ -170,6 +173,8 @@ def check_acting(config: ConfigDict, given: Sequence[str]) -> None:
     for key in given:
         if key.startswith("linear_scores.") and not config.linear_scores.classifier:
             raise UserError(f"config.{key} is set, but config.linear_scores.classifier is empty: set it, too")
+        if key == "evaluate.calibration_of" and not config.evaluate.calibration:
+            raise UserError(f"config.{key} is set, but config.evaluate.calibration is empty: set it, too")
     for kind in (*CHOSEN, "data"):
         chosen = str(config[kind].name).partition("/")[0]
         names = data.sources() if kind == "data" else part_names(kind)
@@ -280,6 +285,7 @@ def _check_values(config: ConfigDict) -> None:
     if "float64" in (config.model.dtype, config.model.param_dtype) and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model asks for float64, which JAX computes only where JAX_ENABLE_X64=1 is set: set it")
     Rules.of(config)
+    _check_calibration(config)
     for key in ("optim.warmup_share", "optim.b1", "optim.b2", "optim.momentum"):
         if not 0 <= _at(config, key) < 1:
             raise UserError(f"config.{key} is {_at(config, key)}; it is a share, 0 to below 1")
@@ -291,6 +297,19 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError("config.train.select needs validation while training: set config.evaluate.every_epochs")
     elif config.train.patience:
         raise UserError("config.train.patience needs a metric to wait for: set config.train.select")
+
+
+def _check_calibration(config: ConfigDict) -> None:
+    """Raise `UserError` where scores are to be calibrated that do not stand before the head, label by label."""
+    if not Method.of(config).kind or config.evaluate.calibration_of != "scores":
+        return
+    without = None
+    if "baseline" in config:
+        without = f"the baseline {config.baseline.name!r} has no head"
+    elif getattr(part_class("head", config.head.name), "causal", False):
+        without = f"of the head {config.head.name!r} a label's scores depend on the labels before it"
+    if without is not None:
+        raise UserError(f"config.evaluate.calibration_of is 'scores', but {without}: set it to 'marginals'")
 
 
 def watched_group(config: ConfigDict) -> str:

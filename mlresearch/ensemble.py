@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
+from mlresearch.calibration import Calibrations, Method, ScoreMaps
 from mlresearch.config import to_dict
 from mlresearch.data.pipeline import Batch
 from mlresearch.decisions import Rules
@@ -136,13 +137,15 @@ def evaluate_ensemble(
     stored = config.evaluate.predictions
 
     before = Ensemble(members if not config.train.refit else [Run(member, refit=False) for member in folders])
-    scored = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
-    [on_validation] = evaluate_validation(scored, 1, dataset.hierarchy, rules, frequencies, predictions=stored)
+    of_validation = score_split(before.score, batches["validation"], "validation", dataset.fingerprint)
+    calibrations = Calibrations.of_marginals(of_validation, Method.of(config))
+    calibrated = calibrations.apply(of_validation)
+    [on_validation] = evaluate_validation(calibrated, 1, dataset.hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "members did not diverge"
     validation, decisions = on_validation
     ensemble = Ensemble(members)
-    scored = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
-    [test] = evaluate(scored, [decisions], dataset.hierarchy, frequencies, predictions=stored)
+    of_test = score_split(ensemble.score, batches["test"], "test", dataset.fingerprint)
+    [test] = evaluate(calibrations.apply(of_test), [decisions], dataset.hierarchy, frequencies, predictions=stored)
     assert test is not None
 
     first = members[0].record
@@ -162,38 +165,51 @@ def evaluate_ensemble(
         "seconds": {"evaluate": time.time() - began},
         "metrics": write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test}),
     }
+    for plain in (of_validation, of_test):
+        calibrations.note([record], plain, calibrations.apply(plain))
+    calibrations.write(folder)
     write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)
     return record
 
 
 class Ensemble:
-    """What scores a batch by the ensemble of members, as one run."""
+    """What scores a batch by the ensemble of members, as one run; maps of their scores act in each of them."""
 
     def __init__(self, members: Sequence[Run]) -> None:
         first = members[0]
-        states = [(member.params, member.numbers) for member in members]
-        params, numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        states = [(member.params, member.numbers, member.score_maps) for member in members]
+        params, numbers, maps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         head = nnx.merge(first.graphdef, first.params, first.numbers.rates, first.structure).head
         index = None
         if first.hierarchy is not None and head.coherent:
             index = index_hierarchy(first.hierarchy, closure=False)
-        self._state = (params, numbers, first.structure, index)
+        self._state = (params, numbers, maps, first.structure, index)
         num_labels, choosers = first.label_space.num_labels, Rules.of(first.config).choosers
 
         def distribution(
-            params: PyTree, numbers: Numbers, structure: PyTree, index: HierarchyIndex | None, batch: Batch
+            params: PyTree,
+            numbers: Numbers,
+            maps: ScoreMaps | None,
+            structure: PyTree,
+            index: HierarchyIndex | None,
+            batch: Batch,
         ) -> LabelDistribution:
-            def member(params: PyTree, numbers: Numbers) -> LabelDistribution:
-                return nnx.merge(first.graphdef, params, numbers.rates, structure)(batch.inputs, None)
+            def member(params: PyTree, numbers: Numbers, maps: ScoreMaps | None) -> LabelDistribution:
+                return nnx.merge(first.graphdef, params, numbers.rates, structure)(batch.inputs, maps=maps)
 
-            return combine(jax.vmap(member)(params, numbers), index)
+            return combine(jax.vmap(member)(params, numbers, maps), index)
 
         @jax.jit
         def score(
-            params: PyTree, numbers: Numbers, structure: PyTree, index: HierarchyIndex | None, batch: Batch
+            params: PyTree,
+            numbers: Numbers,
+            maps: ScoreMaps | None,
+            structure: PyTree,
+            index: HierarchyIndex | None,
+            batch: Batch,
         ) -> Scored:
-            dist = distribution(params, numbers, structure, index, batch)
+            dist = distribution(params, numbers, maps, structure, index, batch)
             labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
             own = jax.tree.map(lambda leaf: leaf[0], (params, numbers.rates))  # members have one loss
             loss = nnx.merge(first.graphdef, *own, structure).loss

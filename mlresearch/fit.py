@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
+from mlresearch.calibration import ScoreMaps
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import watched_group
 from mlresearch.data.pipeline import Batch, Batches, Feed
@@ -30,11 +31,13 @@ from mlresearch.progress import Bar
 from mlresearch.step import (
     NO_FAILURE,
     Best,
+    HeadInputs,
     Numbers,
     Scored,
     StepMetrics,
     TrainState,
     make_eval_step,
+    make_score_step,
     make_train_chunk,
     make_train_step,
 )
@@ -69,10 +72,17 @@ class Program:
         self.structure = parallel.replicate(structure)
         self._eval_steps: dict[tuple[str, ...], Callable[..., Scored]] = {}
 
-    def scorer(self, params: PyTree, numbers: Numbers, sets: Sequence[str] | None = None) -> Callable[[Batch], Scored]:
+    def scorer(
+        self,
+        params: PyTree,
+        numbers: Numbers,
+        sets: Sequence[str] | None = None,
+        maps: Sequence[ScoreMaps] = (),
+    ) -> Callable[[Batch], Scored]:
         """Return what scores batches with parameters that are on the devices, those of all runs.
 
-        sets: names of the label sets that are wanted, None for all that the config asks for.
+        sets: names of the label sets that are wanted, None for all that the config asks for. maps: of each run, which
+        calibrate label scores; empty for as they are.
         """
         choosers = Rules.of(self.config).choosers
         chosen = {name: choosers[name] for name in (choosers if sets is None else sets)}
@@ -80,6 +90,16 @@ class Program:
             step = make_eval_step(self.graphdef, self.num_labels, self.parallel.axis_name, chosen)
             self._eval_steps[tuple(chosen)] = self.parallel.compile_eval(step)
         step = self._eval_steps[tuple(chosen)]
+        stacked = self.parallel.put_runs(jax.tree.map(lambda *leaves: jnp.stack(leaves), *maps)) if maps else None
+
+        def score(batch: Batch) -> Scored:
+            return self.parallel.gather(step(params, numbers, self.structure, self.parallel.put_batch(batch), stacked))
+
+        return score
+
+    def head_inputs(self, params: PyTree, numbers: Numbers) -> Callable[[Batch], HeadInputs]:
+        """Return what makes of batches what the heads of all runs are given, as `scorer` does."""
+        step = self.parallel.compile_eval(make_score_step(self.graphdef))
         return lambda batch: self.parallel.gather(step(params, numbers, self.structure, self.parallel.put_batch(batch)))
 
 

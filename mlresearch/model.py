@@ -9,10 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
+from mlresearch.calibration import ScoreMaps
 from mlresearch.config import part_class
 from mlresearch.decoders.causal import CausalScores
 from mlresearch.dropout import Hyperparameter
-from mlresearch.encoders import Inputs, InputSpec
+from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels, Structure, check_label_values
 from mlresearch.hierarchy import LabelHierarchy
@@ -89,21 +90,35 @@ class Model(nnx.Module):
         inputs: Inputs,
         dropout_keys: Key[Array, "batch"] | None = None,
         known: Float[Array, "batch labels"] | None = None,
+        maps: ScoreMaps | None = None,
     ) -> LabelDistribution:
         """Return p(labels | inputs); `dropout_keys` is None except in training.
 
         known: labels with NaN for unknown, of a model with label states; what it then says of these labels themselves
-        means nothing.
+        means nothing. maps: by which the scores are calibrated.
         """
+        scores, encoded = self.score(inputs, dropout_keys, known)
+        if maps is not None:
+            assert not isinstance(scores, CausalScores), "the config refuses maps of them"
+            scores = maps(scores)
+        return self.head(scores, encoded)
+
+    def score(
+        self,
+        inputs: Inputs,
+        dropout_keys: Key[Array, "batch"] | None = None,
+        known: Float[Array, "batch labels"] | None = None,
+    ) -> tuple[LabelScores, Encoded]:
+        """Return what the head is given: label scores, and what was encoded."""
         encoded = self.encoder(inputs, dropout_keys)
         if not self.label_states:
-            return self.head(self._widen(self.decoder(encoded, dropout_keys), inputs), encoded)
-        dist = self.head(self._widen(self.decoder(encoded, dropout_keys, known), inputs), encoded)
+            return self._widen(self.decoder(encoded, dropout_keys), inputs), encoded
+        scores = self._widen(self.decoder(encoded, dropout_keys, known), inputs)
         rounds = self.decoder.refinements if dropout_keys is None else 0
         for number in range(1, rounds + 1):
-            assumed = take_for_known(dist, number / (rounds + 1), known)
-            dist = self.head(self._widen(self.decoder(encoded, None, assumed), inputs), encoded)
-        return dist
+            assumed = take_for_known(self.head(scores, encoded), number / (rounds + 1), known)
+            scores = self._widen(self.decoder(encoded, None, assumed), inputs)
+        return scores, encoded
 
     def training_loss(
         self,

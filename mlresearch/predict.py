@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import workdir
+from mlresearch.calibration import MappedSplit, MarginalMap, ScoreMaps
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.data import Records
 from mlresearch.data.pipeline import Batch, Batches, length_buckets
@@ -81,6 +82,7 @@ class Run:
             )
         self.label_space, self.frequencies, self.hierarchy = workdir.read_labels(self.folder)
         self.decisions = workdir.read_decisions(self.folder)
+        self.calibration = workdir.read_calibration(self.folder, self.config)
         spec = InputSpec(**self.record["inputs"])
         self.preprocessing = workdir.read_preprocessing(self.folder, spec, self.config.text.max_length)
         num_labels = self.label_space.num_labels
@@ -106,7 +108,9 @@ class Run:
         parallel = Parallel("jit", count, 1, size)
         state = parallel.put_runs(stack([state]))
         program = Program(self.config, self.graphdef, self.structure, num_labels, parallel)
-        self.score = program.scorer(state.chosen_params, state.numbers)
+        self.score_maps = self.calibration if isinstance(self.calibration, ScoreMaps) else None
+        maps = [] if self.score_maps is None else [self.score_maps]
+        self.score = program.scorer(state.chosen_params, state.numbers, maps=maps)
 
     def decision(self, name: str) -> Decision:
         """Return one of `decisions` by name; an unknown name is a `UserError`."""
@@ -196,7 +200,11 @@ class Run:
         splits = self.preprocessing.encode_splits(dataset)
         batches = make_batches(self.config, splits, self.label_space.num_labels)[split]
         batches = dataclasses.replace(batches, batch_size=self.config.evaluate.batch_size)
-        return score_split(self.score, batches, split, dataset.fingerprint)
+        return self._calibrate(score_split(self.score, batches, split, dataset.fingerprint))
+
+    def _calibrate(self, scored: ScoredSplit) -> ScoredSplit:
+        """Return what was scored under the run's map of marginals, if it has one; maps of scores have acted by then."""
+        return MappedSplit(scored, [self.calibration]) if isinstance(self.calibration, MarginalMap) else scored
 
     def _diverged(self) -> UserError:
         return UserError(f"{self.folder}: the model's probabilities are NaN for some of these inputs")
@@ -272,18 +280,18 @@ class Run:
         by_states = self.conditioning == "label states"
 
         @jax.jit
-        def score(params: PyTree, rates: PyTree, structure: PyTree, batch: Batch) -> Scored:
+        def score(params: PyTree, rates: PyTree, structure: PyTree, batch: Batch, maps: ScoreMaps | None) -> Scored:
             model = nnx.merge(self.graphdef, params, rates, structure)
             known = multi_hot(batch.label_ids, batch.label_values, num_labels)
             if by_states:
-                dist, loss = model(batch.inputs, None, known), jnp.zeros(len(known))
+                dist, loss = model(batch.inputs, None, known, maps), jnp.zeros(len(known))
             else:
-                prior = model(batch.inputs)
+                prior = model(batch.inputs, maps=maps)
                 dist, loss = prior.given(known), -prior.log_prob_known(known)
             scored = Scored(dist.log_marginals, {name: choose(dist) for name, choose in choosers.items()}, loss)
             return jax.tree.map(lambda leaf: leaf[None], scored)
 
-        return lambda batch: score(self.params, self.numbers.rates, self.structure, batch)
+        return lambda batch: score(self.params, self.numbers.rates, self.structure, batch, self.score_maps)
 
     def predict(
         self,
@@ -311,7 +319,7 @@ class Run:
         names, descriptions = self.label_space.names, self.label_space.descriptions
         chosen = self.decision(decision)
         predictions: list[list[LabelPrediction]] = [[] for _ in inputs]
-        for [scores] in score_split(score, batches, "inputs", fingerprint=""):
+        for [scores] in self._calibrate(score_split(score, batches, "inputs", fingerprint="")):
             if np.isnan(scores.log_marginals).any():
                 raise self._diverged()
             if any(evidence):

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 from ml_collections import ConfigDict
 
+from mlresearch.calibration import ScoreMaps
 from mlresearch.data.pipeline import ArrayLike, Batch
 from mlresearch.decisions import Chooser
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels
@@ -108,6 +109,14 @@ class Scored:
         """Return what is reported of a distribution; sets: what chooses them, which may cost more than all else."""
         chosen = {name: choose(dist) for name, choose in sets.items()}
         return cls(dist.log_marginals, chosen, dist.loss(labels, label_loss))
+
+
+@pytree_dataclass
+class HeadInputs:
+    """What heads are given of a batch. pooled: what was encoded, but for its tokens."""
+
+    scores: Float[ArrayLike, "*runs batch labels scores_per_label"]
+    pooled: Float[ArrayLike, "*runs batch dim"]
 
 
 def init_state(config: ConfigDict, params: PyTree, rates: PyTree, num_steps: int, *, select: bool) -> TrainState:
@@ -298,22 +307,39 @@ def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None 
 
 def make_eval_step(
     graphdef: nnx.GraphDef, num_labels: int, axis_name: str | None, sets: Mapping[str, Chooser]
-) -> Callable[[PyTree, Numbers, PyTree, Batch], Scored]:
+) -> Callable[..., Scored]:
     """Return the step that scores a batch by several runs, without dropout: ``(params, numbers, structure, batch)``.
 
-    params and numbers have a leading axis of runs, and so has what they say of the batch. sets: what chooses the
-    label sets that are among that. With `axis_name` it sees one device's part of the batch.
+    params and numbers have a leading axis of runs, and so has what they say of the batch; after the batch there may be
+    maps that calibrate label scores, of each run its own. sets: what chooses the label sets that are among that. With
+    `axis_name` it sees one device's part of the batch.
     """
 
-    def eval_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> Scored:
+    def eval_step(
+        params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch, maps: ScoreMaps | None = None
+    ) -> Scored:
         labels = multi_hot(batch.label_ids, batch.label_values, num_labels)
 
-        def one_run(run: tuple[PyTree, Numbers]) -> Scored:
-            params, numbers = run
+        def one_run(run: tuple[PyTree, Numbers, ScoreMaps | None]) -> Scored:
+            params, numbers, maps = run
             model = nnx.merge(graphdef, params, numbers.rates, structure)
             label_loss = functools.partial(model.loss, examples=Examples(batch.mask, axis_name))
-            return Scored.of(model(batch.inputs, None), labels, label_loss, sets)
+            return Scored.of(model(batch.inputs, maps=maps), labels, label_loss, sets)
+
+        return over_runs(one_run, (params, numbers, maps))
+
+    return eval_step
+
+
+def make_score_step(graphdef: nnx.GraphDef) -> Callable[[PyTree, Numbers, PyTree, Batch], HeadInputs]:
+    """Return the step that makes of a batch what the heads of several runs are given, as `make_eval_step`'s."""
+
+    def score_step(params: PyTree, numbers: Numbers, structure: PyTree, batch: Batch) -> HeadInputs:
+        def one_run(run: tuple[PyTree, Numbers]) -> HeadInputs:
+            params, numbers = run
+            scores, encoded = nnx.merge(graphdef, params, numbers.rates, structure).score(batch.inputs)
+            return HeadInputs(scores, encoded.pooled)
 
         return over_runs(one_run, (params, numbers))
 
-    return eval_step
+    return score_step

@@ -14,6 +14,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
+from mlresearch.calibrate import fit_calibrations
+from mlresearch.calibration import Method, ScoreMaps
 from mlresearch.config import check_together, replicas, resolve, watched_group
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
@@ -28,6 +30,7 @@ from mlresearch.inputs import Preprocessing, load_dataset, make_batches
 from mlresearch.model import create_model
 from mlresearch.model_card import write_model_card
 from mlresearch.parallel import Parallel
+from mlresearch.scored import ScoredSplit
 from mlresearch.step import Scored, TrainState, init_state
 
 Record = dict[str, Any]
@@ -127,6 +130,7 @@ def _train(
     # Model
     spec = preprocessing.spec
     label_sets = {name: split.labels for name, split in splits.items()}
+    Method.of(config).check(label_sets["validation"])
     frequencies = splits["train"].labels.frequencies(num_labels)
     models = [create_model(own, spec, num_labels, hierarchy, label_sets, frequencies) for own in configs]
     graphdef, _, _, structure = models[0]
@@ -188,16 +192,20 @@ def _train(
                 record["resumed_at"] = fitted.resumed_at or None
                 record["seconds"] = {"train": fitted.seconds[number]}
 
-            # Validation, and the decisions that are fitted on it
+            # Validation; calibrations, and after them decisions, are fitted on it
+            def say(split: str, maps: Sequence[ScoreMaps] = ()) -> ScoredSplit:
+                score = program.scorer(fitted.state.chosen_params, fitted.state.numbers, maps=maps)
+                return score_split(score, batches[split], split, dataset.fingerprint)
+
             began = time.time()
-            score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
+            plain = say("validation")
+            calibrations = fit_calibrations(program, fitted.state, plain, batches["validation"])
+            scored = calibrations.apply(plain, say)
             rules = Rules.of(config)
             stored = config.evaluate.predictions
-            validation = evaluate_validation(
-                score_split(score, batches["validation"], "validation", dataset.fingerprint),
-                *(len(configs), hierarchy, rules, frequencies),
-                predictions=stored,
-            )
+            validation = evaluate_validation(scored, len(configs), hierarchy, rules, frequencies, predictions=stored)
+            calibrations.note(records, plain, scored)
+            del plain, scored  # which hold the split's scores
             errors = _diverged(validation, folders) | errors
             _stop_if_none_is_left(errors, records)
             decisions = [{} if each is None else each[1] for each in validation]
@@ -218,18 +226,16 @@ def _train(
                 )
                 errors |= _failures(program, fitted.state, both, dataset, folders, records)
                 _stop_if_none_is_left(errors, records)
-                score = program.scorer(fitted.state.chosen_params, fitted.state.numbers)
                 for number, record in enumerate(records):
                     record["refit"] = {"steps": ends[number], "examples": len(both.split)}
                     record["seconds"]["refit"] = fitted.seconds[number]
 
             # Test, once
             began = time.time()
-            test = evaluate(
-                score_split(score, batches["test"], "test", dataset.fingerprint),
-                *(decisions, hierarchy, frequencies),
-                predictions=stored,
-            )
+            plain = say("test")
+            scored = calibrations.apply(plain, say)
+            test = evaluate(scored, decisions, hierarchy, frequencies, predictions=stored)
+            calibrations.note(records, plain, scored)
             errors = _diverged(test, folders) | errors
             evaluated += time.time() - began
         except Stopped:
@@ -250,6 +256,7 @@ def _train(
             on_validation, on_test, chosen = validation[number], test[number], decisions[number]
             assert on_validation is not None
             assert on_test is not None
+            calibrations.write(folder, number)
             metrics = write_evaluations(folder, dataset, chosen, {"validation": on_validation[0], "test": on_test})
             remarks = _remarks(dataset, splits, chosen, collapses[number])
             record |= {"status": "finished", "remarks": remarks, "metrics": metrics}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlresearch.calibration import Calibration, Method, calibration_from_json
 from mlresearch.config import differences, to_dict
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
@@ -138,6 +139,17 @@ def read_decisions(workdir: Path) -> dict[str, Decision]:
     stored = _read_json(workdir, "decisions.json", "mode", "half")
     hierarchy = read_labels(workdir)[2] if (workdir / "parents.txt").exists() else None
     return {name: decision_from_json(stored[name], hierarchy) for name in stored}
+
+
+def read_calibration(workdir: Path, config: ConfigDict) -> Calibration | None:
+    """Return the calibration that the run has fitted, None where its config asks for none."""
+    if not Method.of(config).kind:
+        return None
+    stored = _read_json(workdir, "calibration.json", "kind", "of")
+    try:
+        return calibration_from_json(stored)
+    except UserError as error:
+        raise UserError(f"{workdir / 'calibration.json'}: {error}") from None
 
 
 def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:

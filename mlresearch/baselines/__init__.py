@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from scipy import special
 
 from mlresearch import environment, workdir
+from mlresearch.calibration import Calibrations, Method
 from mlresearch.config import part_class
 from mlresearch.data.records import Dataset, Records
 from mlresearch.decisions import Rules
@@ -89,12 +90,13 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
     rules = Rules.of(config)
     stored = config.evaluate.predictions
-    scored = score_records(baseline, dataset, "validation", rules)
-    [on_validation] = evaluate_validation(scored, 1, hierarchy, rules, frequencies, predictions=stored)
+    of_validation, of_test = (score_records(baseline, dataset, split, rules) for split in ("validation", "test"))
+    calibrations = Calibrations.of_marginals(of_validation, Method.of(config))
+    calibrated = calibrations.apply(of_validation)
+    [on_validation] = evaluate_validation(calibrated, 1, hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "baselines do not diverge"
     validation, decisions = on_validation
-    scored = score_records(baseline, dataset, "test", rules)
-    [test] = evaluate(scored, [decisions], hierarchy, frequencies, predictions=stored)
+    [test] = evaluate(calibrations.apply(of_test), [decisions], hierarchy, frequencies, predictions=stored)
     assert test is not None
 
     metrics = write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test})
@@ -119,6 +121,9 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
         "metrics": metrics,
     }
+    for plain in (of_validation, of_test):
+        calibrations.note([record], plain, calibrations.apply(plain))
+    calibrations.write(folder)
     write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)
     return record
