@@ -10,7 +10,7 @@ demo: .venv/installed
 		--launcher=local
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check
