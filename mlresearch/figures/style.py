@@ -175,7 +175,7 @@ def squeezed(name: str, width: int) -> str:
 
 def wrapped(text: str, width: float, size: float = 8.0) -> str:
     """Return a title in lines that fit into so many inches in letters of so many points."""
-    return textwrap.fill(text, max(int(width / (0.0069 * size)), 8))
+    return textwrap.fill(text, max(int(width / (0.0082 * size)), 8))
 
 
 def plain(value: float, _: Any) -> str:

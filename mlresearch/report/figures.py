@@ -21,4 +21,4 @@ def page_figures(results: Results, table: Table, kinds: Sequence[str]) -> list[t
 def _title(name: str) -> str:
     """Return the title of a figure by the name of its file, ``kind-what it is of``."""
     kind, _, of = name.partition("-")
-    return kind.replace("_", " ").capitalize() + (f": {of}" if of else "")
+    return kind.capitalize().replace("_", " ").replace("f1", "F1") + (f": {of}" if of else "")
