@@ -34,7 +34,7 @@ _EXTENDED = {
     "it, summed over all labels but the root and over examples",
 }
 _CALIBRATION = (
-    f"distance of positives' share from the mean marginal in {NUM_BINS} bins of equal width, weighted by cells"
+    f"distance of the positives' share from the mean marginal in {NUM_BINS} bins of equal width, weighted by cells"
 )
 _AVERAGE_PRECISION = (
     "average precision, which does not interpolate: the mean over positives of the precision among the items that "
