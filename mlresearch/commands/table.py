@@ -40,6 +40,8 @@ def run(argv: list[str]) -> int:
             results = read_study(study, Path(values.workdir or f"runs/{study.name}"))
             stale = results.stale(environment.code_hash(study.sources))
             say([*results.remarks, *([stale] if stale else [])])
+            if not results.runs:
+                raise UserError(f"{study.records} has no record of a run: 'mlresearch sweep {folder}' makes them")
             sheets += tabulate(results, study.table, values.allow, reader.of)
     runs = [folder for folder in folders if not (folder / "sweep.py").exists()]
     if runs:
