@@ -365,7 +365,8 @@ class MappedSplit(ScoredSplit):
     """A scored split whose log-marginals are those under each run's map, None for as they are."""
 
     def __init__(self, split: ScoredSplit, maps: Sequence[MarginalMap | None]) -> None:
-        self.name, self.fingerprint, self.num_labels = split.name, split.fingerprint, split.num_labels
+        self.name, self.fingerprint, self.whole = split.name, split.fingerprint, split.whole
+        self.labels, self.num_labels = split.labels, split.num_labels
         self._split, self._maps = split, maps
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from mlresearch.config import base_config, check_acting, resolve
 from mlresearch.ensemble import evaluate_ensemble
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
+from mlresearch.intervals import run_intervals
 from mlresearch.label_space import LabelSets
 from mlresearch.train import train, train_replicas
 
@@ -110,6 +111,17 @@ def test_maps_of_marginals_leave_the_distribution_and_training_alone(plain, cali
     assert same_loss
     own, said = workdir.read_calibration(folder, workdir.read_config(folder)), predictions(plain[0], "test")
     np.testing.assert_array_equal(predictions(folder, "test")["log_marginals"], own(said["log_marginals"]))
+
+
+def test_intervals_are_the_same_of_what_is_scored_anew(calibrated):
+    folder, record, _, _ = calibrated
+    metrics, stored = run_intervals(folder, "test", 39, 0.95, 0)
+    assert metrics == record["metrics"]["test"]
+    (folder / "predictions_test.npz").rename(folder / "elsewhere.npz")
+    _, anew = run_intervals(folder, "test", 39, 0.95, 0)
+    (folder / "elsewhere.npz").rename(folder / "predictions_test.npz")
+    assert not anew.left_out
+    assert anew == stored
 
 
 def test_without_calibration_there_is_none(plain):
