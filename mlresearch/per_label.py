@@ -46,15 +46,6 @@ DIGITS = 6
 """Significant digits of ratios and thresholds."""
 
 
-def average_precision(ranks: Ranks) -> Float[np.ndarray, "labels"]:
-    """Return the average precision of each label, NaN of those without a positive; see `Ranks.compute`."""
-    positives, values = ranks.positives, np.full(len(ranks.highest), np.nan)
-    if len(positives.labels):
-        precision = ranks.hits / (ranks.hits + ranks.alarms)
-        values[positives.labels] = np.add.reduceat(precision, positives.first) / positives.count
-    return values
-
-
 def write_per_label(
     folder: Path,
     dataset: Dataset,
@@ -75,7 +66,7 @@ def write_per_label(
     for decision, prefix in PREFIXES.items():
         of = counts[decision]
         columns |= {prefix + name: _written(ratio) for name, ratio in precision_recall_f1(of.tp, of.fp, of.fn).items()}
-    columns["average_precision"] = _written(average_precision(ranks))
+    columns["average_precision"] = _written(ranks.by_label)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -11,7 +11,6 @@ from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.evaluate import evaluate
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSpace
-from mlresearch.per_label import average_precision
 from mlresearch.report.markup import bullets, join, tag
 from mlresearch.report.page import Section
 from mlresearch.scored import ScoredSplit
@@ -110,7 +109,7 @@ def score_labels(scored: ScoredSplit, decision: Decision) -> dict[str, np.ndarra
             "precision": counts.tp / (counts.tp + counts.fp),
             "recall": counts.tp / (counts.tp + counts.fn),
             "f1": 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn),
-            "average_precision": average_precision(found.ranks),
+            "average_precision": found.ranks.by_label,
         }
 
 
