@@ -167,7 +167,8 @@ def _label_f1(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple
 
     f1, seeds, remarks = _of_rows(runs, read)
     frequencies = dataset.splits["train"].labels.frequencies(dataset.label_space.num_labels).on
-    return draw_label_f1(f1, frequencies, f"{data}, most probable label sets, test, {seeds}", list(runs)), "; ".join(remarks)
+    figure = draw_label_f1(f1, frequencies, f"{data}, most probable label sets, test, {seeds}", list(runs))
+    return figure, "; ".join(remarks)
 
 
 def _cooccurrence(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
