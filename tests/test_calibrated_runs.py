@@ -124,8 +124,17 @@ def test_intervals_are_the_same_of_what_is_scored_anew(calibrated):
     assert anew == stored
 
 
+def test_its_card_says_how_it_was_calibrated(calibrated):
+    folder, record, kind, place = calibrated
+    before, after = (record["calibration"]["test"][when] for when in ("before", "after"))
+    [line] = [line for line in (folder / "MODEL_CARD.md").read_text().splitlines() if "Calibration**" in line]
+    assert f"{kind}, of {place}, fitted on validation" in line
+    assert f"test {before:.4g} before, {after:.4g} after" in line
+
+
 def test_without_calibration_there_is_none(plain):
     folder, record = plain
+    assert "calibration" not in (folder / "MODEL_CARD.md").read_text().replace("calibration_error", "")
     assert "calibration" not in record
     assert not (folder / "calibration.json").exists()
     assert mlresearch.load(str(folder)).calibration is None
