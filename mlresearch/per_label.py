@@ -122,8 +122,11 @@ class Report:
             raise UserError(f"{folder} holds no finished run")
         if not (folder / FILE).is_file():
             raise UserError(f"there is no {FILE} in {folder}: the run was made before there was one; make it again")
-        with (folder / FILE).open(newline="", encoding="utf-8") as file:
-            labels = tuple(_line(row, PREFIXES[decision]) for row in csv.DictReader(file))
+        try:
+            with (folder / FILE).open(newline="", encoding="utf-8") as file:
+                labels = tuple(_line(row, PREFIXES[decision]) for row in csv.DictReader(file))
+        except (KeyError, TypeError, ValueError) as error:  # a column, a cell or a number that is none
+            raise UserError(f"{folder / FILE} is damaged: {error}") from None
         support, train = (sum(getattr(line, name) for line in labels) for name in ("support", "train"))
         metrics, ranking = (record["metrics"]["test"][group] for group in (decision, "ranking"))
         means = []
