@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mlresearch.commands.arguments import parse
+from mlresearch.commands.arguments import parse, refuse_idle
 from mlresearch.errors import UserError, suggest
 from mlresearch.figures.drawing import KINDS, draw
 from mlresearch.figures.style import save
@@ -36,6 +36,7 @@ def run(argv: list[str]) -> int:
         results, table = read_study(study, Path(values.workdir or f"runs/{study.name}")), study.table
         allow = values.allow
     else:
+        refuse_idle(values, ["workdir", "allow"], "goes with a study")
         results, table, allow = read_runs(folders), Table(), tuple(FAULTS)
     for line in results.remarks:
         print(line, file=sys.stderr)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mlresearch.commands.arguments import parse
+from mlresearch.commands.arguments import parse, refuse_idle
 from mlresearch.errors import UserError
 from mlresearch.figures import of_runs
 from mlresearch.figures.drawing import KINDS
@@ -34,15 +34,15 @@ def run(argv: list[str]) -> int:
 
     folder = Path(words[0])
     if (folder / "sweep.py").exists():
+        refuse_idle(values, ["split"], "goes with a run")
         study = Study.load(folder)
         where = Path(values.workdir) if values.workdir else WORKDIR / study.name
         results = read_study(study, where)
         sheets = tabulate(results, study.table, tuple(FAULTS), OutcomeReader().of)
         page = study_page(study, results, sheets, where, figures=page_figures(results, study.table, KINDS))
         where.mkdir(parents=True, exist_ok=True)
-    elif values.workdir is not None:
-        raise UserError(f"--workdir goes with a study, and {folder} holds none")
     else:
+        refuse_idle(values, ["workdir"], f"goes with a study, and {folder} holds none")
         material = gather(folder, values.split)
         where, page = folder, run_page(material, page_figures(read_runs([folder]), Table(), of_runs.KINDS))
     path = Path(values.output or where / "report.html")
