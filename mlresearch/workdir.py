@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlresearch.calibration import Calibration, Method, calibration_from_json
+from mlresearch.calibration import Method
+from mlresearch.calibration.maps import Calibration, calibration_from_json
 from mlresearch.config import differences, to_dict
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
