@@ -55,8 +55,9 @@ def pages(tmp_path_factory):
     children = np.arange(1, LARGE)  # of 900 roots' worth of labels under the first, and so on
     hierarchy = LabelHierarchy.from_edges(names, np.stack([children, (children - 1) // 900], 1))
     counts = (np.arange(LARGE) * 7919) % LARGE
-    report = labels.LabelReport("test", LabelSpace(names, names), hierarchy, {"test": counts.astype(np.float64)})
-    sections = tuple(labels.sections(report, whole=False))
+    columns = {"test": counts.astype(np.float64)}
+    report = labels.LabelReport("test", LabelSpace(names, names), hierarchy, columns, whole=False)
+    sections = tuple(labels.sections(report))
     write(Page("large", Html(""), sections, {"labels": report.to_json()}), folder / "large.html")
     return {
         "run": run / "report.html",

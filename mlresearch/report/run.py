@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from mlresearch import predictions, workdir
+from mlresearch import workdir
 from mlresearch.config import base_config, flatten, to_dict
 from mlresearch.data.records import Dataset
 from mlresearch.decisions import Decision
@@ -81,8 +81,7 @@ def run_page(of: Material, figures: Sequence[tuple[str, str]] = ()) -> Page:
     sections = [Section("metrics", "Metrics", _metrics(metrics))] if metrics else []
     sections += figures_section(figures)
     if of.labels is not None:
-        whole = of.labels.label_space.num_labels <= predictions.FULL_SCORES
-        sections += labels.sections(of.labels, whole=whole)
+        sections += labels.sections(of.labels)
     if of.examples is not None and of.labels is not None and of.dataset is not None:
         sections.append(examples.section(of.examples, of.dataset, of.labels.split))
     sections += [Section("config", "Config", _config(of.config)), Section("record", "Record", _record(record))]
