@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.special import expit
 from sklearn.metrics import log_loss
 from small_runs import make_config, on_points, parameters
@@ -138,6 +139,9 @@ def test_without_calibration_there_is_none(plain):
     assert "calibration" not in record
     assert not (folder / "calibration.json").exists()
     assert mlresearch.load(str(folder)).calibration is None
+    before = json.loads((folder / "config.json").read_text())
+    del before["evaluate"]["calibration"], before["evaluate"]["calibration_of"]  # as the code before had it
+    assert workdir.read_calibration(folder, ConfigDict(before)) is None
 
 
 def test_a_refit_keeps_what_was_fitted_before_it(tmp_path, data_dir):

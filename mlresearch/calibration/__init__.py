@@ -45,8 +45,8 @@ class Method:
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Method":
-        """Return that of a run's config."""
-        return cls(config.evaluate.calibration, config.evaluate.calibration_of)
+        """Return that of a run's config; one made before there were these settings has none."""
+        return cls(config.evaluate.get("calibration", ""), config.evaluate.get("calibration_of", "marginals"))
 
     def __post_init__(self) -> None:
         if self.kind not in ("", *KINDS):
