@@ -105,7 +105,8 @@ def _learning(data: str, rows: Mapping[str, Sequence[Result]]) -> "tuple[Figure,
 
 def _best_known(places: set[str]) -> list[str]:
     """Return which places of validation are drawn: two of those that are best known, else one."""
-    order = ("loss.mean", "subset_accuracy", "micro_f1", "micro_average_precision", "macro_average_precision")
+    ranked = ("micro_average_precision", "macro_average_precision")
+    order = ("loss.mean", "subset_accuracy", "micro_f1", *ranked, "log_loss")
     return [place for end in order for place in sorted(places) if place.endswith(end)][:2] or sorted(places)[:1]
 
 
