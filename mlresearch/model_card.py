@@ -15,9 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.calibration import Method
 from mlresearch.config import CHOSEN, base_config, identity, part_class
 from mlresearch.data.records import Dataset
-from mlresearch.definitions import OTHERS, TITLES, define, direction
+from mlresearch.definitions import OTHERS, SPLITS, TITLES, define, direction
 from mlresearch.describe import FEW, describe_label_sets, describe_label_values, shortened
 from mlresearch.files import write_bytes
 from mlresearch.tables.typeset import ARROWS, aligned, enough_decimals, escape_markdown
@@ -58,7 +59,6 @@ MEDICAL = ("icd10cm/", "codiesp/")
 
 MISSING = "not recorded"
 DECIMALS = 3
-_SPLITS = ("validation", "test")
 NUM_NAMES = 10  # of labels that are listed by name
 
 
@@ -102,6 +102,8 @@ def _details(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
     facts["Training"] = _training(record)
     if calibration := record.get("calibration"):
         facts["Calibration"] = _calibration(calibration)
+    elif "members" in record and Method.of(config).kind:
+        facts["Calibration"] = "of each member's scores, as their cards say"
     if record.get("mode_is_exact") is not None:
         facts["Most probable label set"] = "exact" if record["mode_is_exact"] else "searched for, and may be missed"
     facts["Date"] = record["started"][:10] if "started" in record else MISSING
@@ -145,7 +147,7 @@ def _training(record: Mapping[str, Any]) -> str:
 
 
 def _calibration(found: Mapping[str, Any]) -> str:
-    sums = [f"{split} {found[split]['before']:.4g} before, {found[split]['after']:.4g} after" for split in _SPLITS]
+    sums = [f"{split} {found[split]['before']:.4g} before, {found[split]['after']:.4g} after" for split in SPLITS]
     return (
         f"{found['kind']}, of {found['of']}, fitted on validation before decisions were; cross-entropy of an example's "
         f"labels by their marginals: {'; '.join(sums)}"
@@ -216,7 +218,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[tuple[str, str], list[float |
 
 
 def _splits(record: Mapping[str, Any]) -> list[str]:
-    return [split for split in _SPLITS if split in record["metrics"]]
+    return [split for split in SPLITS if split in record["metrics"]]
 
 
 def _evaluation_data(record: Mapping[str, Any], config: ConfigDict, dataset: Dataset) -> Iterator[str]:
@@ -284,7 +286,7 @@ def _analyses(record: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
         listed = ", ".join(map(escape_markdown, never[:NUM_NAMES])) + (", …" if len(never) > NUM_NAMES else "")
         yield f"Labels never seen in training: {len(never):,} of {num_labels:,} ({listed})."
         rows = []
-        for split in _SPLITS:
+        for split in SPLITS:
             found = describe_label_sets(dataset.splits[split].labels, labels, num_labels)["not_in_train"]
             share = found["occurrences_share"]
             rows.append(

@@ -196,6 +196,8 @@ def test_an_ensemble_of_a_run_with_itself_is_that_run(calibrated, tmp_path):
     folder, record, _, place = calibrated
     made = evaluate_ensemble([folder, folder], workdir.read_config(folder), tmp_path / "ensemble")
     assert (tmp_path / "ensemble" / "calibration.json").exists() == ("calibration" in made) == (place == "marginals")
+    card = (tmp_path / "ensemble" / "MODEL_CARD.md").read_text()
+    assert ("Calibration**: of each member's scores" in card) == (place == "scores")
     if place == "marginals":
         for split in ("validation", "test"):
             assert made["calibration"][split] == pytest.approx(record["calibration"][split], rel=1e-3)
