@@ -24,18 +24,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mlresearch.data.records import Dataset
+from mlresearch.data.records import SPLITS, Dataset
 from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.errors import UserError, suggest
 from mlresearch.files import write_bytes
-from mlresearch.metrics import LabelCounts, Ranks
-from mlresearch.metrics.counts import precision_recall_f1
+from mlresearch.metrics import LabelCounts, Ranks, precision_recall_f1
 from mlresearch.workdir import finished_record
 
 FILE = "per_label.csv"
-
-SUPPORT = ("train", "validation", "test")
-"""Columns of the examples of each split."""
 
 PREFIXES = {"label_thresholds": "", "mode": "mode_"}
 """Decisions whose precision, recall and F1 are told, and what the names of their columns begin with."""
@@ -58,7 +54,7 @@ def write_per_label(
     columns: dict[str, Sequence[Any]] = {"name": space.names, "description": space.descriptions}
     if dataset.hierarchy is not None:
         columns["level"] = dataset.hierarchy.levels.tolist()
-    for split in SUPPORT:
+    for split in SPLITS:
         columns[split] = dataset.splits[split].labels.counts(space.num_labels).tolist()
     thresholds = decisions["label_thresholds"]
     assert isinstance(thresholds, LabelThresholds)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Num
 from mlresearch.decisions import Decision
 from mlresearch.evaluate import evaluate
 from mlresearch.figures import style
-from mlresearch.metrics.counts import precision_recall_f1
+from mlresearch.metrics import precision_recall_f1
 from mlresearch.scored import ScoredSplit
 
 if TYPE_CHECKING:
