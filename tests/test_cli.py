@@ -188,6 +188,7 @@ MISTAKES = {
     "report R --workdir=W": "--workdir goes with a study",
     "table": "name the folders",
     "table W": "holds no run",
+    "table R --allow=code": "--allow goes with a study",
 }
 
 

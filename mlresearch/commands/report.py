@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     if (folder / "sweep.py").exists():
         refuse_idle(values, ["split"], "goes with a run")
         study = Study.load(folder)
-        where = Path(values.workdir) if values.workdir else WORKDIR / study.name
+        where = Path(values.workdir or WORKDIR / study.name)
         results = read_study(study, where)
         sheets = tabulate(results, study.table, tuple(FAULTS), OutcomeReader().of)
         page = study_page(study, results, sheets, where, figures=page_figures(results, study.table, KINDS))
