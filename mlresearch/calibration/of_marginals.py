@@ -155,7 +155,10 @@ FITS: dict[str, Callable[[ValidationCells], Temperature | Platt | Isotonic]] = {
 
 
 def cross_entropies(scored: ScoredSplit) -> list[float | None]:
-    """Return each run's mean over examples of the marginals' cross-entropy, summed over known labels; None if NaN."""
+    """Return each run's mean over examples of the marginals' cross-entropy, summed over known labels; None if NaN.
+
+    Of soft labels the truth is whether they are over ½.
+    """
     sums: list[float] = []
     for block in scored:
         sums = sums or [0.0] * len(block)
