@@ -131,7 +131,8 @@ def refuse_changed(workdir: Path, record: Mapping[str, Any], dataset: Dataset) -
     """Raise `UserError` if a data set is not what it was when the run of `record` was made."""
     if dataset.fingerprint != record["data"]["fingerprint"]:
         raise UserError(
-            f"{workdir}: {dataset.name} is not what it was when the run was trained on it; give a new --workdir"
+            f"{workdir}: {dataset.name} is not what it was when the run was trained on it; make it so again, or "
+            "give a new --workdir"
         )
 
 
