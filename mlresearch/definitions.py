@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from mlresearch.errors import UserError, suggest
 from mlresearch.metrics import BINS, NUM_BINS, PRECISION_AT
 
-SPLITS = {"test": "the test split (scored once)", "validation": "the validation split"}
+SPLITS = {"validation": "the validation split", "test": "the test split (scored once)"}
+"""Splits of which records have metrics, in the order in which they stand side by side."""
 
 DECISIONS = {
     "mode": "each head's most probable label set",

@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
-from mlresearch.calibration import Calibrations, Method, ScoreMaps
+from mlresearch.calibration import Method
+from mlresearch.calibration.maps import ScoreMaps
+from mlresearch.calibration.of_runs import Calibrations
 from mlresearch.config import to_dict
 from mlresearch.data.pipeline import Batch
 from mlresearch.decisions import Rules

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
 
-from mlresearch.calibration import ScoreMaps
+from mlresearch.calibration.maps import ScoreMaps
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.config import watched_group
 from mlresearch.data.pipeline import Batch, Batches, Feed

@@ -176,6 +176,7 @@ class LabelSets:
         values = np.ones(len(self.ids)) if self.values is None else self.values
         unknown = np.isnan(values)
         on = np.bincount(self.ids, np.where(unknown, 0.0, values), minlength=num_labels)
+        on = on.astype(np.float64)  # of no ids they are integers
         return Frequencies(on, len(self) - np.bincount(self.ids[unknown], minlength=num_labels))
 
     def multi_hot(self, num_labels: int, rows: np.ndarray | None = None) -> np.ndarray:

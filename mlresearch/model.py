@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from mlresearch.calibration import ScoreMaps
+from mlresearch.calibration.maps import ScoreMaps
 from mlresearch.config import part_class
 from mlresearch.decoders.causal import CausalScores
 from mlresearch.dropout import Hyperparameter

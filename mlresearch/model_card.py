@@ -15,9 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlresearch import data
+from mlresearch.calibration import Method
 from mlresearch.config import CHOSEN, base_config, identity, part_class
 from mlresearch.data.records import Dataset
-from mlresearch.definitions import OTHERS, TITLES, define, direction
+from mlresearch.definitions import OTHERS, SPLITS, TITLES, define, direction
 from mlresearch.describe import FEW, describe_label_sets, describe_label_values, shortened
 from mlresearch.files import write_bytes
 from mlresearch.tables.typeset import ARROWS, aligned, enough_decimals, escape_markdown
@@ -48,6 +49,7 @@ SCORES = {
         *("micro_average_precision", "macro_average_precision", "label_ranking_average_precision"),
         *("precision_at_1", "precision_at_5"),
     ),
+    "probabilities": ("calibration_error", "brier_score", "log_loss"),
     "loss": ("mean",),
 }
 """Metrics that need no decision."""
@@ -98,6 +100,10 @@ def _details(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
     number = record.get("num_parameters")
     facts["Parameters"] = MISSING if number is None else f"{number:,} {OTHERS['num_parameters']}"
     facts["Training"] = _training(record)
+    if calibration := record.get("calibration"):
+        facts["Calibration"] = _calibration(calibration)
+    elif "members" in record and Method.of(config).kind:
+        facts["Calibration"] = "of each member's scores, as their cards say"
     if record.get("mode_is_exact") is not None:
         facts["Most probable label set"] = "exact" if record["mode_is_exact"] else "searched for, and may be missed"
     facts["Date"] = record["started"][:10] if "started" in record else MISSING
@@ -138,6 +144,14 @@ def _training(record: Mapping[str, Any]) -> str:
     if record.get("replicas", 1) > 1:
         words.append(f"in one program with {record['replicas'] - 1} other runs")
     return "; ".join(words)
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    sums = [f"{split} {found[split]['before']:.4g} before, {found[split]['after']:.4g} after" for split in SPLITS]
+    return (
+        f"{found['kind']}, of {found['of']}, fitted on validation before decisions were; cross-entropy of an example's "
+        f"labels by their marginals: {'; '.join(sums)}"
+    )
 
 
 def _code(record: Mapping[str, Any]) -> str:
@@ -204,7 +218,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[tuple[str, str], list[float |
 
 
 def _splits(record: Mapping[str, Any]) -> list[str]:
-    return [split for split in ("validation", "test") if split in record["metrics"]]
+    return [split for split in SPLITS if split in record["metrics"]]
 
 
 def _evaluation_data(record: Mapping[str, Any], config: ConfigDict, dataset: Dataset) -> Iterator[str]:
@@ -272,7 +286,7 @@ def _analyses(record: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
         listed = ", ".join(map(escape_markdown, never[:NUM_NAMES])) + (", …" if len(never) > NUM_NAMES else "")
         yield f"Labels never seen in training: {len(never):,} of {num_labels:,} ({listed})."
         rows = []
-        for split in ("validation", "test"):
+        for split in SPLITS:
             found = describe_label_sets(dataset.splits[split].labels, labels, num_labels)["not_in_train"]
             share = found["occurrences_share"]
             rows.append(
@@ -294,7 +308,7 @@ def _analyses(record: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
 
 def _ethics(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
     inputs = record["inputs"]
-    kept = ["labels.txt the names of labels"]
+    kept = ["labels.txt and per_label.csv the names of labels, and how often each is on"]
     kept += ["tokenizer.model pieces of training texts"] if inputs.get("vocab_size") else []
     kept += ["columns.json names and values of columns"] if inputs.get("category_sizes") else []
     kept += ["linear_scores.npz words of training texts"] if inputs.get("num_linear_scores") else []
@@ -311,13 +325,15 @@ def _ethics(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
 
 
 def _caveats(record: Mapping[str, Any], config: ConfigDict, dataset: Dataset) -> Iterator[str]:
+    fitted = "Decisions, calibration" if record.get("calibration") else "Decisions"
     lines = [
         "One seed says little: compare settings over several, by mlresearch table, which tests the differences.",
         "Numbers of validation flatter what was fitted to it: thresholds"
+        + (", calibration" if record.get("calibration") else "")
         + (", and the parameters that it chose." if config.get("train", {}).get("select") else "."),
     ]
     if record.get("refit"):
-        lines.append("Decisions and numbers of validation are of the parameters before the refit, test of those after.")
+        lines.append(f"{fitted} and numbers of validation are of the parameters before the refit, test of those after.")
     rates = {
         name: metrics["violation_rate"]
         for name, metrics in record["metrics"]["test"].items()

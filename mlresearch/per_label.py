@@ -24,18 +24,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mlresearch.data.records import Dataset
+from mlresearch.data.records import SPLITS, Dataset
 from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.errors import UserError, suggest
 from mlresearch.files import write_bytes
-from mlresearch.metrics import LabelCounts, Ranks
-from mlresearch.metrics.counts import precision_recall_f1
+from mlresearch.metrics import LabelCounts, Ranks, precision_recall_f1
 from mlresearch.workdir import finished_record
 
 FILE = "per_label.csv"
-
-SUPPORT = ("train", "validation", "test")
-"""Columns of the examples of each split."""
 
 PREFIXES = {"label_thresholds": "", "mode": "mode_"}
 """Decisions whose precision, recall and F1 are told, and what the names of their columns begin with."""
@@ -44,15 +40,6 @@ RATIOS = ("precision", "recall", "f1")
 
 DIGITS = 6
 """Significant digits of ratios and thresholds."""
-
-
-def average_precision(ranks: Ranks) -> Float[np.ndarray, "labels"]:
-    """Return the average precision of each label, NaN of those without a positive; see `Ranks.compute`."""
-    positives, values = ranks.positives, np.full(len(ranks.highest), np.nan)
-    if len(positives.labels):
-        precision = ranks.hits / (ranks.hits + ranks.alarms)
-        values[positives.labels] = np.add.reduceat(precision, positives.first) / positives.count
-    return values
 
 
 def write_per_label(
@@ -67,7 +54,7 @@ def write_per_label(
     columns: dict[str, Sequence[Any]] = {"name": space.names, "description": space.descriptions}
     if dataset.hierarchy is not None:
         columns["level"] = dataset.hierarchy.levels.tolist()
-    for split in SUPPORT:
+    for split in SPLITS:
         columns[split] = dataset.splits[split].labels.counts(space.num_labels).tolist()
     thresholds = decisions["label_thresholds"]
     assert isinstance(thresholds, LabelThresholds)
@@ -75,7 +62,7 @@ def write_per_label(
     for decision, prefix in PREFIXES.items():
         of = counts[decision]
         columns |= {prefix + name: _written(ratio) for name, ratio in precision_recall_f1(of.tp, of.fp, of.fn).items()}
-    columns["average_precision"] = _written(average_precision(ranks))
+    columns["average_precision"] = _written(ranks.by_label)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -131,8 +118,11 @@ class Report:
             raise UserError(f"{folder} holds no finished run")
         if not (folder / FILE).is_file():
             raise UserError(f"there is no {FILE} in {folder}: the run was made before there was one; make it again")
-        with (folder / FILE).open(newline="", encoding="utf-8") as file:
-            labels = tuple(_line(row, PREFIXES[decision]) for row in csv.DictReader(file))
+        try:
+            with (folder / FILE).open(newline="", encoding="utf-8") as file:
+                labels = tuple(_line(row, PREFIXES[decision]) for row in csv.DictReader(file))
+        except (KeyError, TypeError, ValueError) as error:  # a column, a cell or a number that is none
+            raise UserError(f"{folder / FILE} is damaged: {error}") from None
         support, train = (sum(getattr(line, name) for line in labels) for name in ("support", "train"))
         metrics, ranking = (record["metrics"]["test"][group] for group in (decision, "ranking"))
         means = []

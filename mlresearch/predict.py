@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from mlresearch import workdir
-from mlresearch.calibration import MappedSplit, MarginalMap, ScoreMaps
+from mlresearch.calibration.maps import MarginalMap, ScoreMaps
+from mlresearch.calibration.of_runs import MappedSplit
 from mlresearch.checkpoint import Checkpoints
 from mlresearch.data import Records
 from mlresearch.data.pipeline import Batch, Batches, length_buckets

@@ -374,11 +374,13 @@ class Outcomes:
         return given
 
     def _computed(self, group: str, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[dict[str, float]]:
-        """Yield the metrics of a group in each resample."""
+        """Yield the metrics of a group in each resample; those of known cells are not in one without any."""
         parts: list[Iterator[dict[str, float]]] = []
         if group in self.decisions:
             counted = self.decisions[group].counts(weights)
-            parts.append(counts.compute() | macro_f1_in_bins(counts, self.bins) for counts in counted)
+            parts.append(
+                counts.compute() | macro_f1_in_bins(counts, self.bins) if counts.examples else {} for counts in counted
+            )
         if group in self.hierarchical:
             parts.append(state.compute() for state in self.hierarchical[group].states(weights))
         if group == "ranking" and self.example_ranks is not None:
@@ -386,7 +388,8 @@ class Outcomes:
         if group == "ranking" and self.ranked is not None:
             parts.append(state.compute() for state in self.ranked.ranks(weights))
         if group == "probabilities" and self.reliability is not None:
-            parts.append(state.compute() for state in self.reliability.states(weights))
+            states = self.reliability.states(weights)
+            parts.append(state.compute() if state.cells.any() else {} for state in states)
         if parts:
             for together in zip(*parts, strict=True):
                 yield {name: value for part in together for name, value in part.items()}

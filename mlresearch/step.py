@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 from ml_collections import ConfigDict
 
-from mlresearch.calibration import ScoreMaps
+from mlresearch.calibration.maps import ScoreMaps
 from mlresearch.data.pipeline import ArrayLike, Batch
 from mlresearch.decisions import Chooser
 from mlresearch.heads import LabelDistribution, LabelLoss, Labels

@@ -14,8 +14,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlresearch import environment, workdir
-from mlresearch.calibrate import fit_calibrations
-from mlresearch.calibration import Method, ScoreMaps
+from mlresearch.calibration import Method
+from mlresearch.calibration.maps import ScoreMaps
+from mlresearch.calibration.of_runs import fit_calibrations
 from mlresearch.config import check_together, replicas, resolve, watched_group
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlresearch.calibration import Calibration, Method, calibration_from_json
+from mlresearch.calibration import Method
+from mlresearch.calibration.maps import Calibration, calibration_from_json
 from mlresearch.config import differences, to_dict
 from mlresearch.config import identity as settings_identity
 from mlresearch.data import Dataset
@@ -130,7 +131,8 @@ def refuse_changed(workdir: Path, record: Mapping[str, Any], dataset: Dataset) -
     """Raise `UserError` if a data set is not what it was when the run of `record` was made."""
     if dataset.fingerprint != record["data"]["fingerprint"]:
         raise UserError(
-            f"{workdir}: {dataset.name} is not what it was when the run was trained on it; give a new --workdir"
+            f"{workdir}: {dataset.name} is not what it was when the run was trained on it; make it so again, or "
+            "give a new --workdir"
         )
 
 

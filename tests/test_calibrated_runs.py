@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.special import expit
 from sklearn.metrics import log_loss
 from small_runs import make_config, on_points, parameters
@@ -16,6 +17,7 @@ from mlresearch.config import base_config, check_acting, resolve
 from mlresearch.ensemble import evaluate_ensemble
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
+from mlresearch.intervals import run_intervals
 from mlresearch.label_space import LabelSets
 from mlresearch.train import train, train_replicas
 
@@ -112,11 +114,34 @@ def test_maps_of_marginals_leave_the_distribution_and_training_alone(plain, cali
     np.testing.assert_array_equal(predictions(folder, "test")["log_marginals"], own(said["log_marginals"]))
 
 
+def test_intervals_are_the_same_of_what_is_scored_anew(calibrated):
+    folder, record, _, _ = calibrated
+    metrics, stored = run_intervals(folder, "test", 39, 0.95, 0)
+    assert metrics == record["metrics"]["test"]
+    (folder / "predictions_test.npz").rename(folder / "elsewhere.npz")
+    _, anew = run_intervals(folder, "test", 39, 0.95, 0)
+    (folder / "elsewhere.npz").rename(folder / "predictions_test.npz")
+    assert not anew.left_out
+    assert anew == stored
+
+
+def test_its_card_says_how_it_was_calibrated(calibrated):
+    folder, record, kind, place = calibrated
+    before, after = (record["calibration"]["test"][when] for when in ("before", "after"))
+    [line] = [line for line in (folder / "MODEL_CARD.md").read_text().splitlines() if "Calibration**" in line]
+    assert f"{kind}, of {place}, fitted on validation" in line
+    assert f"test {before:.4g} before, {after:.4g} after" in line
+
+
 def test_without_calibration_there_is_none(plain):
     folder, record = plain
+    assert "calibration" not in (folder / "MODEL_CARD.md").read_text().replace("calibration_error", "")
     assert "calibration" not in record
     assert not (folder / "calibration.json").exists()
     assert mlresearch.load(str(folder)).calibration is None
+    before = json.loads((folder / "config.json").read_text())
+    del before["evaluate"]["calibration"], before["evaluate"]["calibration_of"]  # as the code before had it
+    assert workdir.read_calibration(folder, ConfigDict(before)) is None
 
 
 def test_a_refit_keeps_what_was_fitted_before_it(tmp_path, data_dir):
@@ -171,6 +196,8 @@ def test_an_ensemble_of_a_run_with_itself_is_that_run(calibrated, tmp_path):
     folder, record, _, place = calibrated
     made = evaluate_ensemble([folder, folder], workdir.read_config(folder), tmp_path / "ensemble")
     assert (tmp_path / "ensemble" / "calibration.json").exists() == ("calibration" in made) == (place == "marginals")
+    card = (tmp_path / "ensemble" / "MODEL_CARD.md").read_text()
+    assert ("Calibration**: of each member's scores" in card) == (place == "scores")
     if place == "marginals":
         for split in ("validation", "test"):
             assert made["calibration"][split] == pytest.approx(record["calibration"][split], rel=1e-3)

@@ -16,22 +16,11 @@ from sklearn.metrics import log_loss
 from small_scores import scored_split
 from test_heads import distribution, hierarchies, make_head, random_scores
 
-from mlresearch.calibrate import Truth, ValidationScores, fit_score_maps
-from mlresearch.calibration import (
-    Calibrations,
-    Isotonic,
-    MappedSplit,
-    Method,
-    Platt,
-    ScoreMaps,
-    Temperature,
-    ValidationCells,
-    calibration_from_json,
-    fit_isotonic,
-    fit_platt,
-    fit_temperature,
-    pool_cells,
-)
+from mlresearch.calibration import Method
+from mlresearch.calibration.maps import Isotonic, Platt, ScoreMaps, Temperature, calibration_from_json
+from mlresearch.calibration.of_marginals import ValidationCells, fit_isotonic, fit_platt, fit_temperature, pool_cells
+from mlresearch.calibration.of_runs import Calibrations, MappedSplit
+from mlresearch.calibration.of_scores import Truth, ValidationScores, fit_score_maps
 from mlresearch.decisions import Rules
 from mlresearch.errors import UserError
 from mlresearch.evaluate import evaluate_validation

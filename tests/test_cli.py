@@ -178,12 +178,17 @@ MISTAKES = {
     "evaluate --workdir=R --intervals=38": "38 resamples are too few for a level of 0.95: it takes 39",
     "evaluate --workdir=R --per_label --sort=f2": "no column 'f2' to sort by; known: average_precision, f1",
     "evaluate --workdir=R --per_label --split=validation": "--per_label tells of the test split",
+    "evaluate --workdir=R --top=3": "--top goes with --per_label",
+    "evaluate --workdir=R --per_label --level=0.9": "--level goes with --intervals",
     "predict --workdir=R": "give either --text or --input",
     "predict --workdir=R --text=x --decision=mod": "no decision 'mod'; did you mean 'mode'?",
     "predict --workdir=R --input=none.jsonl --output=o": "cannot read none.jsonl",
     "predict --workdir=R --text=x --min_probability=2": "min_probability",
+    "figures R --workdir=W": "--workdir goes with a study",
+    "report R --workdir=W": "--workdir goes with a study",
     "table": "name the folders",
     "table W": "holds no run",
+    "table R --allow=code": "--allow goes with a study",
 }
 
 

@@ -38,6 +38,7 @@ from mlresearch.figures import critical_difference as ranks_figure
 from mlresearch.figures import metrics as metrics_figure
 from mlresearch.figures import precision_recall as curves
 from mlresearch.inputs import load_dataset
+from mlresearch.metrics import NUM_BINS
 from mlresearch.predict import Run
 from mlresearch.tables import Table
 from mlresearch.tables.ranking import mean_ranks
@@ -84,7 +85,7 @@ def test_a_split_without_positives_has_no_curve():
 def test_reliability_is_that_of_scikit_learn(seed):
     scores, labels, known, scored = made_up(seed, unknown=seed > 0)
     found = calibration.reliability(scored)
-    on, predicted = calibration_curve(labels[known], np.exp(scores[known].astype(np.float64)), n_bins=10)
+    on, predicted = calibration_curve(labels[known], np.exp(scores[known]).astype(np.float64), n_bins=NUM_BINS)
     there = found.counts > 0
     np.testing.assert_allclose(found.observed[there], on)
     np.testing.assert_allclose(found.predicted[there], predicted)
@@ -211,7 +212,7 @@ def all_figures():
     x = np.linspace(0.001, 1, 3000)
     of_curves = {name: curves.Curve(x, 1 - x ** (1 + at), 0.5) for at, name in enumerate(LONG)}
     edges = np.linspace(0.05, 0.95, 10)
-    of_bins = {name: calibration.Reliability(np.arange(10) * 500, edges, edges**2) for name in LONG[:5]}
+    of_bins = {name: calibration.Bins(np.arange(10) * 500, edges, edges**2) for name in LONG[:5]}
     grid = np.linspace(0.02, 0.98, 20)
     of_grid = {name: thresholds.Thresholds(grid, 1 - grid, grid / 2, 0.3 + at / 50) for at, name in enumerate(LONG)}
     of_labels = {name: rng.random(60) for name in LONG[:4]}
@@ -507,6 +508,19 @@ def test_changed_data_are_not_drawn(study, monkeypatch):
     [made] = drawing.draw(results, Table(), ["calibration"])
     assert made.figure is None
     assert "changed" in made.remark
+
+
+def test_a_row_of_other_data_of_the_same_name_is_not_drawn(study):
+    _, runs = study
+    [one, other] = read_runs([path.parent for path in runs.glob("*/run.json")]).runs
+    changed = other.record | {"data": other.record["data"] | {"fingerprint": "other"}}
+    both = (one, dataclasses.replace(other, row="other", record=changed))
+    results = Results("runs", tuple((run.row, run.data, run.seed) for run in both), both)
+    for made in drawing.draw(results, Table(), ["calibration", "precision_recall", "thresholds", "label_f1"]):
+        [legend] = made.figure.legends
+        assert [text.get_text().partition(",")[0] for text in legend.get_texts()] == [one.row]
+        assert "without 'other'" in made.remark
+        assert "not what it was" in made.remark
 
 
 def test_the_attention_of_a_text_is_drawn(tmp_path, data_dir):

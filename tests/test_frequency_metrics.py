@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
-from mlresearch.label_space import Frequencies
+from mlresearch.label_space import Frequencies, LabelSets
 from mlresearch.metrics import ExampleRanks, LabelCounts, frequency_bins, inverse_propensities, macro_f1_in_bins
 
 TOLERANCE = 1e-12
@@ -114,3 +114,10 @@ def test_of_labels_equally_frequent_it_is_precision():
     found = ExampleRanks.of(scores, labels, None, inverse_propensities(frequencies_of([7] * 12))).compute()
     for k in (1, 3, 5):
         assert found[f"propensity_precision_at_{k}"] == pytest.approx(found[f"precision_at_{k}"], rel=TOLERANCE)
+
+
+def test_labels_that_are_nowhere_on_have_frequencies_too():
+    found = LabelSets.from_rows([(), ()]).frequencies(3)
+    assert found.on.dtype == np.float64
+    assert (found.on.tolist(), found.known.tolist()) == ([0.0] * 3, [2] * 3)
+    assert not any(len(ids) for ids in frequency_bins(found).values())

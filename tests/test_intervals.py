@@ -160,3 +160,14 @@ def test_marginals_of_many_cells_are_not_binned_example_by_example(tmp_path, mon
     found = intervals_of(dataset, scored, metrics)
     assert set(found.left_out) == {f"test.probabilities.{name}" for name in metrics["probabilities"]}
     assert set(found.left_out.values()) == {"of more than 319 cells it takes too long"}
+
+
+def test_resamples_without_a_known_cell_have_no_value():
+    scores, known = np.log(np.full((1, 5, 8), 0.4, np.float32)), np.zeros((5, 8), bool)
+    known[2] = True
+    scored = scored_split(scores, scores > 0, known.copy(), known, split="test")
+    decisions = {"half": DECISIONS["half"]}
+    [found] = evaluate(scored, [decisions], None, FREQUENCIES)
+    intervals = find_intervals(scored, decisions, None, FREQUENCIES, found.metrics(), 39)
+    for place in ("test.half.micro_f1", "test.half.macro_f1_head", "test.probabilities.log_loss"):
+        assert intervals.left_out[place] == "it has no value in some resamples"

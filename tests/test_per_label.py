@@ -161,6 +161,11 @@ def test_a_report_of_what_there_is_not(tmp_path, run):
         Report.read(tmp_path, "mode")
     with pytest.raises(UserError, match="not told one by one of the decision 'half'"):
         Report.read(run[0], "half")
+    whole = (run[0] / FILE).read_text()
+    for damaged in (whole[: len(whole) * 2 // 3], whole.replace("mode_f1", "f2"), whole.replace("0.", "many")):
+        (tmp_path / FILE).write_text(damaged)
+        with pytest.raises(UserError, match=r"per_label\.csv is damaged"):
+            Report.read(tmp_path, "mode")
 
 
 def test_blocks_and_their_order_do_not_matter(run, tmp_path, monkeypatch):

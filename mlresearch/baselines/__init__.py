@@ -25,7 +25,8 @@ from ml_collections import ConfigDict
 from scipy import special
 
 from mlresearch import environment, workdir
-from mlresearch.calibration import Calibrations, Method
+from mlresearch.calibration import Method
+from mlresearch.calibration.of_runs import Calibrations
 from mlresearch.config import part_class
 from mlresearch.data.records import Dataset, Records
 from mlresearch.decisions import Rules

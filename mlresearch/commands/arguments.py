@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -19,6 +20,13 @@ def read_workdir(values: flags.FlagValues) -> Path:
     if not values.workdir:
         raise UserError("--workdir is missing: name the run's folder")
     return Path(values.workdir)
+
+
+def refuse_idle(values: flags.FlagValues, names: Sequence[str], why: str) -> None:
+    """Raise `UserError` for the first of some flags that is given, since it would not act."""
+    for name in names:
+        if values[name].present:
+            raise UserError(f"--{name} {why}")
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import rich.markup
 import rich.table
 from absl import flags
 
-from mlresearch.commands.arguments import define_workdir, parse, read_workdir
+from mlresearch.commands.arguments import define_workdir, parse, read_workdir, refuse_idle
 from mlresearch.errors import UserError
 from mlresearch.intervals import Intervals, run_intervals
 from mlresearch.per_label import PREFIXES, Line, Report
@@ -41,6 +41,8 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_integer("top", 40, "How many labels to report, 0 for all.", lower_bound=0, flag_values=values)
     parse(values, argv)
     folder = read_workdir(values)
+    if not values.intervals:
+        refuse_idle(values, ["level", "seed"], "goes with --intervals")
     if values.per_label:
         if values.intervals or values.split != "test":
             raise UserError("--per_label tells of the test split, without --intervals")
@@ -56,6 +58,7 @@ def run(argv: list[str]) -> int:
             _report(report, labels)
         return 0
 
+    refuse_idle(values, ["decision", "sort", "top"], "goes with --per_label")
     intervals = None
     if values.intervals:
         metrics, intervals = run_intervals(folder, values.split, values.intervals, values.level, values.seed)
@@ -77,7 +80,7 @@ def run(argv: list[str]) -> int:
 
 def _metric(name: str, value: float | None) -> str:
     if value is None:
-        return "infinite"
+        return "none or infinite"
     return f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from absl import flags
 
-from mlresearch.commands.arguments import parse
+from mlresearch.commands.arguments import parse, refuse_idle
 from mlresearch.errors import UserError, suggest
 from mlresearch.figures.drawing import KINDS, draw
 from mlresearch.figures.style import save
 from mlresearch.study import Study
+from mlresearch.sweep import WORKDIR
 from mlresearch.tables import Table
 from mlresearch.tables.results import Results, read_runs, read_study
 from mlresearch.tables.tabulate import FAULTS
@@ -33,9 +34,10 @@ def run(argv: list[str]) -> int:
         raise UserError("name the folder of one study, or those of one or more runs")
     if studies:
         study = Study.load(folders[0])
-        results, table = read_study(study, Path(values.workdir or f"runs/{study.name}")), study.table
+        results, table = read_study(study, Path(values.workdir or WORKDIR / study.name)), study.table
         allow = values.allow
     else:
+        refuse_idle(values, ["workdir", "allow"], "goes with a study")
         results, table, allow = read_runs(folders), Table(), tuple(FAULTS)
     for line in results.remarks:
         print(line, file=sys.stderr)

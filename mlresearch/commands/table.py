@@ -7,9 +7,10 @@ from pathlib import Path
 from absl import flags
 
 from mlresearch import environment
-from mlresearch.commands.arguments import parse
+from mlresearch.commands.arguments import parse, refuse_idle
 from mlresearch.errors import UserError
 from mlresearch.study import Study
+from mlresearch.sweep import WORKDIR
 from mlresearch.tables import Table
 from mlresearch.tables.outcomes import OutcomeReader
 from mlresearch.tables.results import read_runs, read_study
@@ -26,6 +27,8 @@ def run(argv: list[str]) -> int:
     folders = [Path(word) for word in parse(values, argv)]
     if not folders:
         raise UserError("name the folders of one or more studies or runs")
+    if not any((folder / "sweep.py").exists() for folder in folders):
+        refuse_idle(values, ["workdir", "allow"], "goes with a study")
 
     reader = OutcomeReader()
 
@@ -37,7 +40,7 @@ def run(argv: list[str]) -> int:
     for folder in folders:
         if (folder / "sweep.py").exists():
             study = Study.load(folder)
-            results = read_study(study, Path(values.workdir or f"runs/{study.name}"))
+            results = read_study(study, Path(values.workdir or WORKDIR / study.name))
             stale = results.stale(environment.code_hash(study.sources))
             say([*results.remarks, *([stale] if stale else [])])
             if not results.runs:

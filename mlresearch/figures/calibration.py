@@ -1,5 +1,6 @@
 """Reliability diagrams: how often labels are on that have some probability."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,19 +8,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mlresearch.figures import style
+from mlresearch.metrics import Reliability
 from mlresearch.scored import ScoredSplit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 10
-"""Of equal width, between 0 and 1."""
 
-
-class Reliability(NamedTuple):
+class Bins(NamedTuple):
     """Known cells by the bin of their probability: how many, the mean probability, and the share that is on.
 
-    Means of an empty bin are NaN.
+    Bins are of equal width between 0 and 1. Means of an empty bin are NaN.
     """
 
     counts: Int[np.ndarray, "bins"]
@@ -27,28 +26,21 @@ class Reliability(NamedTuple):
     observed: Float[np.ndarray, "bins"]
 
 
-def reliability(scored: ScoredSplit, bins: int = BINS) -> Reliability:
-    """Return the reliability of all marginals of a split together.
+def reliability(scored: ScoredSplit) -> Bins:
+    """Return the bins of all marginals of a split together, those that the calibration error is of.
 
-    A bin holds its upper edge and not its lower one, the first holds both. Source: DeGroot and Fienberg, "The
-    Comparison and Evaluation of Forecasters", 1983; diagrams as in Niculescu-Mizil and Caruana, "Predicting Good
-    Probabilities with Supervised Learning", 2005.
+    Source: DeGroot and Fienberg, "The Comparison and Evaluation of Forecasters", 1983; diagrams as in Niculescu-Mizil
+    and Caruana, "Predicting Good Probabilities with Supervised Learning", 2005.
     """
-    counts, sums, on = np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins)
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    for [block] in scored:
-        known = np.ones(block.labels.shape, bool) if block.known is None else block.known
-        probs, labels = np.exp(block.log_marginals[known].astype(np.float64)), block.labels[known]
-        place = np.searchsorted(edges, probs)
-        counts += np.bincount(place, minlength=bins)
-        sums += np.bincount(place, probs, minlength=bins)
-        on += np.bincount(place, labels, minlength=bins)
+    parts = (Reliability.of(block.log_marginals, block.labels, block.known) for [block] in scored)
+    whole = functools.reduce(Reliability.merge, parts)
+    counts, sums, on = (each.sum(axis=0) for each in (whole.cells, whole.probabilities, whole.positives))
     there = np.where(counts, counts, np.nan)
-    return Reliability(counts, sums / there, on / there)
+    return Bins(counts, sums / there, on / there)
 
 
 @style.styled()
-def draw_calibration(bins: Mapping[str, Reliability], title: str, rows: Sequence[str] = ()) -> "Figure":
+def draw_calibration(bins: Mapping[str, Bins], title: str, rows: Sequence[str] = ()) -> "Figure":
     """Draw the share of labels that are on against their probability by row, and below how many cells a bin holds.
 
     rows: as `style.looks` takes them.

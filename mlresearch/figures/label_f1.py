@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from mlresearch.decisions import Decision
+from mlresearch.evaluate import evaluate
 from mlresearch.figures import style
-from mlresearch.metrics import LabelCounts
+from mlresearch.metrics import precision_recall_f1
 from mlresearch.scored import ScoredSplit
 
 if TYPE_CHECKING:
@@ -26,14 +27,11 @@ MAX_CLOUDS = 2
 
 def label_f1(scored: ScoredSplit, decision: Decision) -> Float[np.ndarray, "labels"]:
     """Return the F1 of each label of a split under a decision, NaN without a positive in it."""
-    counts = LabelCounts.zeros(scored.num_labels).to_host()
-    for [block] in scored:
-        everyone = np.ones(len(block.rows), bool)
-        counts = counts.merge(
-            LabelCounts.of(decision.apply(block), block.labels, everyone, None, block.known).to_host()
-        )
-    present = counts.tp + counts.fn > 0
-    return np.where(present, 2 * counts.tp / np.maximum(2 * counts.tp + counts.fp + counts.fn, 1), np.nan)
+    [found] = evaluate(scored, [{decision.kind: decision}], None, scores=False)
+    assert found is not None, "predictions are kept of runs that have not diverged"
+    counts = found.decisions[decision.kind]
+    f1 = precision_recall_f1(counts.tp, counts.fp, counts.fn)["f1"]
+    return np.where(counts.tp + counts.fn > 0, f1, np.nan)
 
 
 def running_median(

@@ -14,16 +14,17 @@ from mlresearch.decisions import GlobalThreshold
 from mlresearch.errors import UserError
 from mlresearch.figures import style
 from mlresearch.figures.attention import draw_attention
-from mlresearch.figures.calibration import draw_calibration, reliability
+from mlresearch.figures.calibration import Bins, draw_calibration, reliability
 from mlresearch.figures.cooccurrence import MAX_LABELS, count_together, draw_data_against_model
 from mlresearch.figures.label_f1 import draw_label_f1, label_f1
 from mlresearch.figures.learning import Band, band, draw_learning, read_log
-from mlresearch.figures.precision_recall import draw_precision_recall, micro_curve
+from mlresearch.figures.precision_recall import Curve, draw_precision_recall, micro_curve
 from mlresearch.figures.style import Drawing, slug
 from mlresearch.figures.thresholds import Thresholds, draw_thresholds, f1_by_threshold
 from mlresearch.inputs import load_dataset
 from mlresearch.predict import Run
-from mlresearch.predictions import FULL_SCORES, read_predictions
+from mlresearch.predictions import read_predictions
+from mlresearch.scored import ScoredSplit
 from mlresearch.tables.results import Result, by_cell
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ def _load(run: Result) -> Dataset:
     return dataset
 
 
+def _scores(run: Result, split: str, dataset: Dataset) -> ScoredSplit:
+    """Return what a run keeps of a split; one that was made on other data of the same name is a `UserError`."""
+    workdir.refuse_changed(_folder(run), run.record, dataset)
+    return read_predictions(_folder(run), split, dataset)
+
+
 def _learning(data: str, rows: Mapping[str, Sequence[Result]]) -> "tuple[Figure, str]":
     paths = {row: [_folder(run) / "metrics.jsonl" for run in own] for row, own in rows.items()}
     logs = {row: [read_log(path) for path in own if path.is_file()] for row, own in paths.items()}
@@ -98,60 +105,71 @@ def _learning(data: str, rows: Mapping[str, Sequence[Result]]) -> "tuple[Figure,
 
 def _best_known(places: set[str]) -> list[str]:
     """Return which places of validation are drawn: two of those that are best known, else one."""
-    order = ("loss.mean", "subset_accuracy", "micro_f1", "micro_average_precision", "macro_average_precision")
+    ranked = ("micro_average_precision", "macro_average_precision")
+    order = ("loss.mean", "subset_accuracy", "micro_f1", *ranked, "log_loss")
     return [place for end in order for place in sorted(places) if place.endswith(end)][:2] or sorted(places)[:1]
 
 
 T = TypeVar("T")
 
 
-def _of_rows(runs: Mapping[str, Result], read: Callable[[Result], T]) -> tuple[dict[str, T], str]:
-    """Return what is read of the rows that have it, and of which seeds; where no row has it, a `UserError`."""
+def _of_rows(runs: Mapping[str, Result], read: Callable[[Result], T]) -> tuple[dict[str, T], str, list[str]]:
+    """Return what is read of the rows that have it, of which seeds, and why not of the others; of none: `UserError`."""
     found: dict[str, T] = {}
-    lacking = []
+    lacking = {}
     for row, run in runs.items():
         try:
             found[row] = read(run)
         except UserError as error:
-            lacking.append(str(error))
+            lacking[row] = str(error)
     if not found:
-        raise UserError(lacking[0])
+        raise UserError(next(iter(lacking.values())))
     seeds = sorted({runs[row].seed for row in found})
-    return found, f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    said = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return found, said, [f"without {row!r}: {why}" for row, why in lacking.items()]
 
 
 def _precision_recall(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
-    curves, seeds = _of_rows(runs, lambda run: micro_curve(read_predictions(_folder(run), "test", dataset)))
-    partial = dataset.label_space.num_labels > FULL_SCORES
-    remark = "curves end where the scores end that predictions keep" if partial else ""
-    return draw_precision_recall(curves, f"{data}, test, {seeds}", list(runs)), remark
+    def read(run: Result) -> tuple[Curve, bool]:
+        scored = _scores(run, "test", dataset)
+        return micro_curve(scored), scored.whole
+
+    found, seeds, remarks = _of_rows(runs, read)
+    if not all(whole for _, whole in found.values()):
+        remarks.append("curves end where the scores end that predictions keep")
+    curves = {row: curve for row, (curve, _) in found.items()}
+    return draw_precision_recall(curves, f"{data}, test, {seeds}", list(runs)), "; ".join(remarks)
 
 
 def _calibration(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
-    if dataset.label_space.num_labels > FULL_SCORES:
-        raise UserError(f"of more than {FULL_SCORES:,} labels, predictions keep the most probable ones alone")
-    bins, seeds = _of_rows(runs, lambda run: reliability(read_predictions(_folder(run), "test", dataset)))
-    return draw_calibration(bins, f"{data}, all labels, test, {seeds}", list(runs)), ""
+    def read(run: Result) -> Bins:
+        scored = _scores(run, "test", dataset)
+        if not scored.whole:
+            raise UserError("of so many labels, predictions keep the most probable ones alone")
+        return reliability(scored)
+
+    bins, seeds, remarks = _of_rows(runs, read)
+    return draw_calibration(bins, f"{data}, all labels, test, {seeds}", list(runs)), "; ".join(remarks)
 
 
 def _thresholds(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
     def read(run: Result) -> Thresholds:
         decision = workdir.read_decisions(_folder(run)).get("global_threshold")
         fitted = decision.threshold if isinstance(decision, GlobalThreshold) else math.nan
-        return f1_by_threshold(read_predictions(_folder(run), "validation", dataset), fitted)
+        return f1_by_threshold(_scores(run, "validation", dataset), fitted)
 
-    curves, seeds = _of_rows(runs, read)
-    return draw_thresholds(curves, f"{data}, validation, {seeds}", list(runs)), ""
+    curves, seeds, remarks = _of_rows(runs, read)
+    return draw_thresholds(curves, f"{data}, validation, {seeds}", list(runs)), "; ".join(remarks)
 
 
 def _label_f1(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
     def read(run: Result) -> np.ndarray:
-        scored = read_predictions(_folder(run), "test", dataset)
-        return label_f1(scored, workdir.read_decisions(_folder(run))["mode"])
+        return label_f1(_scores(run, "test", dataset), workdir.read_decisions(_folder(run))["mode"])
 
-    f1, seeds = _of_rows(runs, read)
+    f1, seeds, remarks = _of_rows(runs, read)
     frequencies = dataset.splits["train"].labels.frequencies(dataset.label_space.num_labels).on
-    return draw_label_f1(f1, frequencies, f"{data}, most probable label sets, test, {seeds}", list(runs)), ""
+    figure = draw_label_f1(f1, frequencies, f"{data}, most probable label sets, test, {seeds}", list(runs))
+    return figure, "; ".join(remarks)
 
 
 def _cooccurrence(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
@@ -161,7 +179,7 @@ def _cooccurrence(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "t
     if len(labels) < 2:
         raise UserError("no two labels are on in the test split")
     row, run = next(iter(runs.items()))
-    scored = read_predictions(_folder(run), "test", dataset)
+    scored = _scores(run, "test", dataset)
     together = count_together(scored, workdir.read_decisions(_folder(run))["mode"], labels)
     names = [dataset.label_space.names[label] for label in labels.tolist()]
     figure = draw_data_against_model(*together, len(scored), names, f"{data}, test: {row}, seed {run.seed}")

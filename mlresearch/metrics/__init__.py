@@ -19,7 +19,7 @@ labels the truth is a probability over ½. Any strictly increasing function of t
 """
 
 from mlresearch.metrics.average_precision import Positives, Ranks
-from mlresearch.metrics.counts import NO_EXAMPLES, Edges, ExampleValues, LabelCounts
+from mlresearch.metrics.counts import NO_EXAMPLES, Edges, ExampleValues, LabelCounts, precision_recall_f1
 from mlresearch.metrics.frequency import BINS, frequency_bins, inverse_propensities, macro_f1_in_bins
 from mlresearch.metrics.hierarchical import ExtendedTruth, HierarchicalCounts
 from mlresearch.metrics.probabilities import NUM_BINS, Reliability
@@ -42,5 +42,6 @@ __all__ = [
     "frequency_bins",
     "inverse_propensities",
     "macro_f1_in_bins",
+    "precision_recall_f1",
     "rank_examples",
 ]

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Complex64, Float32, Int
+from jaxtyping import Bool, Complex64, Float32, Float64, Int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,6 +145,19 @@ class Ranks:
         at = positives.first[positives.group] + positives.lower - 1  # of the next lower positive, if there is one
         return np.maximum(self.below, np.where(positives.lower > 0, positives.scores[at], np.float32(-np.inf)))
 
+    @property
+    def precision(self) -> Float64[np.ndarray, "positives"]:
+        """The precision among what of each positive's label scores no less."""
+        return self.hits / (self.hits + self.alarms)
+
+    @property
+    def by_label(self) -> Float64[np.ndarray, "labels"]:
+        """The average precision of each label, NaN of one without a positive."""
+        positives, values = self.positives, np.full(len(self.highest), np.nan)
+        if len(positives.labels):
+            values[positives.labels] = np.add.reduceat(self.precision, positives.first) / positives.count
+        return values
+
     def compute(self) -> dict[str, float]:
         """Return average precision over all cells and by label.
 
@@ -162,11 +175,10 @@ class Ranks:
         if not len(positives.ranked):
             return {f"{mean}_average_precision": 0.0 for mean in ("micro", "macro", "weighted")}
         all_hits = len(positives.ranked) - np.searchsorted(positives.ranked, positives.ranked)
-        precision = self.hits / (self.hits + self.alarms)  # of each positive, in its own label's list
         return {
             "micro_average_precision": float(np.mean(all_hits / (all_hits + self.all_alarms))),
-            "macro_average_precision": float(np.mean(np.add.reduceat(precision, positives.first) / positives.count)),
-            "weighted_average_precision": float(np.mean(precision)),
+            "macro_average_precision": float(np.mean(self.by_label[positives.labels])),
+            "weighted_average_precision": float(np.mean(self.precision)),
         }
 
 

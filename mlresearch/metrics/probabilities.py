@@ -79,7 +79,7 @@ class Reliability:
 
     @property
     def by_label(self) -> Float[np.ndarray, "labels"]:
-        """Return the expected calibration error of each label, NaN of one that is nowhere known."""
+        """The expected calibration error of each label, NaN of one that is nowhere known."""
         gaps = np.abs(self.positives - self.probabilities).sum(axis=1)
         with np.errstate(invalid="ignore"):
             return gaps / self.cells.sum(axis=1)

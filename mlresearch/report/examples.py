@@ -7,8 +7,9 @@ import numpy as np
 
 from mlresearch.data.records import Dataset, Records
 from mlresearch.decisions import Decision
+from mlresearch.figures.style import cut
 from mlresearch.label_space import LabelSpace
-from mlresearch.report.labels import cut
+from mlresearch.metrics import ExampleValues
 from mlresearch.report.markup import Html, bullets, join, tag
 from mlresearch.report.page import Section
 from mlresearch.scored import ScoredSplit
@@ -52,22 +53,19 @@ def choose_examples(scored: ScoredSplit, decision: Decision) -> Examples:
     Of equal F1 those come first whose truth is the least probable, Σ log P(cell) over an example's known cells.
     """
     size = len(scored)
-    f1, log_truth, counted = np.ones(size), np.zeros(size), np.zeros(size, bool)
+    f1, log_truth, counted = np.zeros(size), np.zeros(size), np.zeros(size, bool)
     for [scores] in scored:
         preds, known = decision.apply(scores), _known(scores.labels, scores.known)
-        hits, alarms, misses = (
-            (cells & known).sum(axis=1)
-            for cells in (preds & scores.labels, preds & ~scores.labels, scores.labels & ~preds)
-        )
-        total = 2 * hits + alarms + misses
-        f1[scores.rows] = np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
-        on = np.exp(scores.log_marginals.astype(np.float64))
-        truth = np.maximum(np.where(scores.labels, on, 1 - on), LEAST_PROBABILITY)
-        log_truth[scores.rows] = np.where(known, np.log(truth), 0.0).sum(axis=1)
+        on, true = preds & known, scores.labels & known
+        hits, num_on, num_true = (cells.sum(axis=1) for cells in (on & true, on, true))
         counted[scores.rows] = known.any(axis=1)
+        f1[scores.rows] = ExampleValues.of(hits, num_on, num_true, counted[scores.rows]).f1
+        probability = np.exp(scores.log_marginals.astype(np.float64))
+        truth = np.maximum(np.where(scores.labels, probability, 1 - probability), LEAST_PROBABILITY)
+        log_truth[scores.rows] = np.where(known, np.log(truth), 0.0).sum(axis=1)
     order = np.lexsort((log_truth, f1))
     wrong = [row for row in order.tolist() if f1[row] < 1 and counted[row]][:NUM_WRONG]
-    right = np.flatnonzero((f1 == 1) & counted)
+    right = np.flatnonzero(f1 == 1)
     spaced = right[np.linspace(0, len(right) - 1, min(NUM_RIGHT, len(right))).astype(np.int64)].tolist()
     found = dict(_look(scored, decision, {*wrong, *spaced}, f1))
     return Examples(

@@ -9,9 +9,9 @@ import numpy as np
 from mlresearch.data.records import SPLITS, Dataset
 from mlresearch.decisions import Decision, LabelThresholds
 from mlresearch.evaluate import evaluate
+from mlresearch.figures.style import cut
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import Frequencies, LabelSpace
-from mlresearch.per_label import average_precision
 from mlresearch.report.markup import bullets, join, tag
 from mlresearch.report.page import Section
 from mlresearch.scored import ScoredSplit
@@ -40,13 +40,14 @@ class LabelReport:
     """What is said of every label.
 
     columns: by key of `TITLES`, NaN where there is no number. hierarchy: None where labels are flat. split: of which
-    scores are.
+    scores are. whole: whether these are of all labels of an example, and not of the most probable ones alone.
     """
 
     split: str
     label_space: LabelSpace
     hierarchy: LabelHierarchy | None
     columns: Mapping[str, np.ndarray]
+    whole: bool
 
     @property
     def has_scores(self) -> bool:
@@ -93,7 +94,7 @@ def report_labels(
         columns["threshold"] = np.exp(thresholds.log_thresholds.astype(np.float64))
     if scored is not None:
         columns |= score_labels(scored, decisions[DECISION])
-    return LabelReport(split, label_space, hierarchy, columns)
+    return LabelReport(split, label_space, hierarchy, columns, scored is None or scored.whole)
 
 
 def score_labels(scored: ScoredSplit, decision: Decision) -> dict[str, np.ndarray]:
@@ -110,12 +111,12 @@ def score_labels(scored: ScoredSplit, decision: Decision) -> dict[str, np.ndarra
             "precision": counts.tp / (counts.tp + counts.fp),
             "recall": counts.tp / (counts.tp + counts.fn),
             "f1": 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn),
-            "average_precision": average_precision(found.ranks),
+            "average_precision": found.ranks.by_label,
         }
 
 
-def sections(report: LabelReport, *, whole: bool) -> list[Section]:
-    """Return the sections that the page's script fills; whole: whether the scores of all labels were kept."""
+def sections(report: LabelReport) -> list[Section]:
+    """Return the sections that the page's script fills."""
     own = f"on the {report.split} split, of the head's own label sets" if report.has_scores else ""
     notes = [f"{', '.join(name for name in SPLITS if name in report.columns)}: examples with the label."]
     if report.has_scores:
@@ -123,7 +124,11 @@ def sections(report: LabelReport, *, whole: bool) -> list[Section]:
             f"precision, recall, F1: {own}; –: 0/0.",
             "average precision: the mean over a label's examples of the precision among those that score no less; –: "
             "the label does not occur in the split."
-            + ("" if whole else " Of each example only the most probable labels were kept, the others count as last."),
+            + (
+                ""
+                if report.whole
+                else " Of each example only the most probable labels were kept, the others count as last."
+            ),
         ]
     if "threshold" in report.columns:
         notes.append("threshold: of the marginal, fitted for the label's F1 on the validation split.")
@@ -135,11 +140,6 @@ def sections(report: LabelReport, *, whole: bool) -> list[Section]:
         holder = tag("div", attributes={"id": "label-tree"})
         made.append(Section("hierarchy", "Hierarchy", join([holder, bullets([what + keys])])))
     return made
-
-
-def cut(text: str, most: int) -> str:
-    """Return a text of at most so many characters, what is cut told by a mark."""
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def _plain(values: np.ndarray) -> list[float | int | None]:

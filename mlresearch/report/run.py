@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from mlresearch import predictions, workdir
+from mlresearch import workdir
 from mlresearch.config import base_config, flatten, to_dict
 from mlresearch.data.records import Dataset
 from mlresearch.decisions import Decision
-from mlresearch.definitions import DECISIONS, HIGHER, LOWER, NEITHER, TITLES, direction, title
+from mlresearch.definitions import DECISIONS, HIGHER, LOWER, NEITHER, SPLITS, TITLES, direction, title
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.predictions import read_predictions
@@ -25,10 +25,7 @@ from mlresearch.tables import COLUMNS
 from mlresearch.tables.typeset import ARROWS
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float | None]]]
-"""Numbers by split, decision (or ``ranking``, ``loss``) and metric."""
-
-SPLITS = ("validation", "test")
-"""Splits of which runs keep metrics and predictions."""
+"""Numbers by split, decision (or one of `definitions.GROUPS`) and metric."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,8 +78,7 @@ def run_page(of: Material, figures: Sequence[tuple[str, str]] = ()) -> Page:
     sections = [Section("metrics", "Metrics", _metrics(metrics))] if metrics else []
     sections += figures_section(figures)
     if of.labels is not None:
-        whole = of.labels.label_space.num_labels <= predictions.FULL_SCORES
-        sections += labels.sections(of.labels, whole=whole)
+        sections += labels.sections(of.labels)
     if of.examples is not None and of.labels is not None and of.dataset is not None:
         sections.append(examples.section(of.examples, of.dataset, of.labels.split))
     sections += [Section("config", "Config", _config(of.config)), Section("record", "Record", _record(record))]
@@ -150,7 +146,7 @@ def _metrics(metrics: Metrics) -> Html:
     return join(
         [
             table(
-                "Metrics of label sets", ["metric", *SPLITS * len(decided)], rows, above=tag("tr", tag("td"), *spans)
+                "Metrics of label sets", ["metric", *[*SPLITS] * len(decided)], rows, above=tag("tr", tag("td"), *spans)
             ),
             tag("dl", *definitions, attributes={"class": "definitions"}),
             tag("div", table("Metrics of scores", ["metric", *SPLITS], scores), attributes={"class": "narrow"}),

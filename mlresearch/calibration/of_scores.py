@@ -1,4 +1,4 @@
-"""Calibrations of the runs of a program, fitted on what they say of validation."""
+"""Maps of each label's scores before the head, fitted on what heads are given of validation."""
 
 import dataclasses
 import functools
@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float64, Int
 from scipy import optimize
 
-from mlresearch.calibration import STEEPEST, Calibrations, Method, ScoreMaps, require_validation
+from mlresearch.calibration import require_validation
+from mlresearch.calibration.maps import STEEPEST, ScoreMaps
 from mlresearch.data.pipeline import Batches
 from mlresearch.encoders import Encoded
 from mlresearch.fit import Program
@@ -50,26 +51,6 @@ class ValidationScores:
 
     def __post_init__(self) -> None:
         require_validation(self.split, type(self).__name__)
-
-
-def fit_calibrations(program: Program, state: TrainState, plain: ScoredSplit, batches: Batches) -> Calibrations:
-    """Return the calibrations of all runs that the config asks for.
-
-    state: of all runs, on the devices. plain: what they say of validation. batches: of that split. Another split is a
-    `TypeError`.
-    """
-    method = Method.of(program.config)
-    if not method.kind or method.place == "marginals":
-        return Calibrations.of_marginals(plain, method)
-    scores = gather_scores(program, state, plain, batches)
-    of_runs = program.parallel.fetch((state.chosen_params, state.numbers.rates))
-    of_runs, structure = jax.device_get((of_runs, program.parallel.fetch(program.structure)))
-    fitted = []
-    for run in range(len(program.parallel.fetch(state.step))):
-        own = jax.tree.map(lambda leaf, run=run: leaf[run], of_runs)
-        model = nnx.merge(program.graphdef, *jax.tree.map(jnp.asarray, (*own, structure)))
-        fitted.append(fit_score_maps(scores, run, model.head, method.kind))
-    return Calibrations(method, fitted)
 
 
 def gather_scores(program: Program, state: TrainState, plain: ScoredSplit, batches: Batches) -> ValidationScores:
