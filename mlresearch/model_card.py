@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mlresearch import data
 from mlresearch.config import CHOSEN, base_config, identity, part_class
 from mlresearch.data.records import Dataset
-from mlresearch.definitions import OTHERS, TITLES, define, direction
+from mlresearch.definitions import OTHERS, TITLES, calibrated, define, direction
 from mlresearch.describe import FEW, describe_label_sets, describe_label_values, shortened
 from mlresearch.files import write_bytes
 from mlresearch.tables.typeset import ARROWS, aligned, enough_decimals, escape_markdown
@@ -48,6 +48,7 @@ SCORES = {
         *("micro_average_precision", "macro_average_precision", "label_ranking_average_precision"),
         *("precision_at_1", "precision_at_5"),
     ),
+    "probabilities": ("calibration_error", "brier_score", "log_loss"),
     "loss": ("mean",),
 }
 """Metrics that need no decision."""
@@ -98,6 +99,8 @@ def _details(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
     number = record.get("num_parameters")
     facts["Parameters"] = MISSING if number is None else f"{number:,} {OTHERS['num_parameters']}"
     facts["Training"] = _training(record)
+    if "calibration" in record:
+        facts["Calibration"] = calibrated(record["calibration"])
     if record.get("mode_is_exact") is not None:
         facts["Most probable label set"] = "exact" if record["mode_is_exact"] else "searched for, and may be missed"
     facts["Date"] = record["started"][:10] if "started" in record else MISSING
@@ -136,7 +139,7 @@ def _training(record: Mapping[str, Any]) -> str:
     if record.get("resumed_at"):
         words.append(f"it was stopped, and went on from step {record['resumed_at']:,}")
     if record.get("replicas", 1) > 1:
-        words.append(f"in one program with {record['replicas'] - 1} other runs")
+        words.append(f"in one program with {record['replicas'] - 1} other run{'s' * (record['replicas'] > 2)}")
     return "; ".join(words)
 
 
@@ -230,7 +233,8 @@ def _evaluation_data(record: Mapping[str, Any], config: ConfigDict, dataset: Dat
             "Splits": _counts(record["examples"]),
             "Label space": f"{record['label_space']['num_labels']:,} labels, {shape}; hash "
             f"{record['label_space']['hash']}" + (f"; of the labels listed {' and '.join(listed)}" if listed else ""),
-            "Use": "decisions were fitted on validation; test was scored once, with these",
+            "Use": ("calibration and " if "calibration" in record else "")
+            + "decisions were fitted on validation; test was scored once, with these",
             "Preparation": ", ".join(f"{key} = {config.data[key]!r}" for key in ("closure", "overlaps")),
         }
     )
@@ -313,7 +317,7 @@ def _ethics(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
 def _caveats(record: Mapping[str, Any], config: ConfigDict, dataset: Dataset) -> Iterator[str]:
     lines = [
         "One seed says little: compare settings over several, by mlresearch table, which tests the differences.",
-        "Numbers of validation flatter what was fitted to it: thresholds"
+        f"Numbers of validation flatter what was fitted to it: thresholds{', calibration' * ('calibration' in record)}"
         + (", and the parameters that it chose." if config.get("train", {}).get("select") else "."),
     ]
     if record.get("refit"):

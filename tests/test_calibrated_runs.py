@@ -1,5 +1,6 @@
 """Runs that are calibrated, by themselves and together, loaded again and refused."""
 
+import html
 import json
 
 import numpy as np
@@ -17,6 +18,8 @@ from mlresearch.ensemble import evaluate_ensemble
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.label_space import LabelSets
+from mlresearch.report.page import render
+from mlresearch.report.run import gather, run_page
 from mlresearch.train import train, train_replicas
 
 
@@ -117,6 +120,18 @@ def test_without_calibration_there_is_none(plain):
     assert "calibration" not in record
     assert not (folder / "calibration.json").exists()
     assert mlresearch.load(str(folder)).calibration is None
+    assert "calibrat" not in (folder / "MODEL_CARD.md").read_text().lower()
+
+
+def test_card_and_page_tell_of_calibration(calibrated):
+    folder, record, kind, place = calibrated
+    page = html.unescape(render(run_page(gather(folder, "test"))))
+    for text in ((folder / "MODEL_CARD.md").read_text(), page):
+        assert f"{kind} of {place}, fitted on validation" in text
+        for split in ("validation", "test"):
+            before, after = (record["calibration"][split][when] for when in ("before", "after"))
+            assert f"{split} {before:.4g} → {after:.4g}" in text
+    assert "what was fitted to it: thresholds, calibration." in (folder / "MODEL_CARD.md").read_text()
 
 
 def test_a_refit_keeps_what_was_fitted_before_it(tmp_path, data_dir):
