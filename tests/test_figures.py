@@ -150,6 +150,18 @@ def test_a_log_is_read_by_name_and_epoch(tmp_path):
     assert learning.read_log(tmp_path / "log") == {"train_loss": {0.5: 3.0}, "validation.mode.micro_f1": {1.0: 0.25}}
 
 
+def test_a_logarithmic_axis_has_several_numbers():
+    """On 3 to 70 the powers of ten are one."""
+    figure = learning.draw_learning(
+        {"train_loss": {"row": learning.band([{1.0: 70.0, 2.0: 9.0, 3.0: 3.0}])}}, "title", ["row"]
+    )
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    told = [tick for tick in axes.get_yticks() if low <= tick <= high and axes.yaxis.get_major_formatter()(tick, 0)]
+    assert told == pytest.approx([5, 10, 20, 50])
+
+
 def test_thinned_curves_keep_their_ends_and_their_shape():
     x = np.sort(np.random.default_rng(0).random(5000))
     y = np.where(x < 0.5, 0.0, np.sin(40 * x))
