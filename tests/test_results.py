@@ -148,13 +148,13 @@ def test_the_command_refuses_and_allows(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "[m]" in printed
     assert "there is no record" in printed
+    assert main(["table", str(tmp_path / "study"), "--format=pdf"]) == 2
+    assert main(["table", str(tmp_path / "study"), "--allow=msising"]) == 2
+    assert "did you mean 'missing'" in capsys.readouterr().err
     for path in (tmp_path / "study/records").iterdir():
         path.unlink()
     assert main(["table", str(tmp_path / "study"), "--allow=missing"]) == 2
     assert "has no record of a run: 'mlresearch sweep" in capsys.readouterr().err
-    assert main(["table", str(tmp_path / "study"), "--format=pdf"]) == 2
-    assert main(["table", str(tmp_path / "study"), "--allow=msising"]) == 2
-    assert "did you mean 'missing'" in capsys.readouterr().err
 
 
 def test_the_command_prints_runs(tmp_path, capsys):
