@@ -4,7 +4,8 @@ A place is where a number stands in a run record: split, decision (or one of `GR
 ``test.mode.micro_f1``; or one of `OTHERS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mlresearch.errors import UserError, suggest
 from mlresearch.metrics import BINS, NUM_BINS, PRECISION_AT
@@ -198,3 +199,14 @@ def define(places: Sequence[str]) -> list[str]:
     if splits:
         lines.append(f"Numbers are of {' and of '.join(SPLITS[split] for split in splits)}.")
     return lines
+
+
+def calibrated(found: Mapping[str, Any]) -> str:
+    """Return what a record's ``calibration`` says: which map, and the cross-entropy of a split before and after it."""
+    shown = {
+        split: " → ".join("no number" if value is None else f"{value:.4g}" for value in (of["before"], of["after"]))
+        for split, of in found.items()
+        if isinstance(of, Mapping)
+    }
+    numbers = ", ".join(f"{split} {text}" for split, text in shown.items())
+    return f"{found['kind']} of {found['of']}, fitted on validation; cross-entropy of marginals an example: {numbers}"

@@ -18,7 +18,7 @@ from mlresearch import data
 from mlresearch.calibration import Method
 from mlresearch.config import CHOSEN, base_config, identity, part_class
 from mlresearch.data.records import Dataset
-from mlresearch.definitions import OTHERS, SPLITS, TITLES, define, direction
+from mlresearch.definitions import OTHERS, SPLITS, TITLES, calibrated, define, direction
 from mlresearch.describe import FEW, describe_label_sets, describe_label_values, shortened
 from mlresearch.files import write_bytes
 from mlresearch.tables.typeset import ARROWS, aligned, enough_decimals, escape_markdown
@@ -101,7 +101,7 @@ def _details(record: Mapping[str, Any], config: ConfigDict) -> Iterator[str]:
     facts["Parameters"] = MISSING if number is None else f"{number:,} {OTHERS['num_parameters']}"
     facts["Training"] = _training(record)
     if calibration := record.get("calibration"):
-        facts["Calibration"] = _calibration(calibration)
+        facts["Calibration"] = calibrated(calibration)
     elif "members" in record and Method.of(config).kind:
         facts["Calibration"] = "of each member's scores, as their cards say"
     if record.get("mode_is_exact") is not None:
@@ -142,16 +142,8 @@ def _training(record: Mapping[str, Any]) -> str:
     if record.get("resumed_at"):
         words.append(f"it was stopped, and went on from step {record['resumed_at']:,}")
     if record.get("replicas", 1) > 1:
-        words.append(f"in one program with {record['replicas'] - 1} other runs")
+        words.append(f"in one program with {record['replicas'] - 1} other run{'s' * (record['replicas'] > 2)}")
     return "; ".join(words)
-
-
-def _calibration(found: Mapping[str, Any]) -> str:
-    sums = [f"{split} {found[split]['before']:.4g} before, {found[split]['after']:.4g} after" for split in SPLITS]
-    return (
-        f"{found['kind']}, of {found['of']}, fitted on validation before decisions were; cross-entropy of an example's "
-        f"labels by their marginals: {'; '.join(sums)}"
-    )
 
 
 def _code(record: Mapping[str, Any]) -> str:
@@ -244,7 +236,8 @@ def _evaluation_data(record: Mapping[str, Any], config: ConfigDict, dataset: Dat
             "Splits": _counts(record["examples"]),
             "Label space": f"{record['label_space']['num_labels']:,} labels, {shape}; hash "
             f"{record['label_space']['hash']}" + (f"; of the labels listed {' and '.join(listed)}" if listed else ""),
-            "Use": "decisions were fitted on validation; test was scored once, with these",
+            "Use": ("calibration and " if "calibration" in record else "")
+            + "decisions were fitted on validation; test was scored once, with these",
             "Preparation": ", ".join(f"{key} = {config.data[key]!r}" for key in ("closure", "overlaps")),
         }
     )

@@ -15,6 +15,7 @@ config file than ``CONFIG``; ``baseline`` a scikit-learn baseline to fit instead
 that many of the study's runs, which differ in their seeds alone, evaluated as one (`mlresearch.ensemble`); ``row`` is
 the row of the table that the run belongs to, where the values that differ do not name it well; ``data`` names its data
 set in tables, where several have one name because they differ in options; and ``seed`` is what rows are averaged over.
+A row is one on all data sets: ``data.name`` never names it.
 """
 
 import contextlib
@@ -156,8 +157,9 @@ class Study:
                 raise UserError(f"{path}, run {number}: overrides are settings by dotted key, not {quote(overrides)}")
         files: dict[str, ModuleType] = {}
         made = []
-        varying = {key for overrides in given for key in overrides if key not in WORDS}
-        varying = {key for key in varying if len({repr(overrides.get(key)) for overrides in given}) > 1}
+        models = [overrides for overrides in given if "baseline" not in overrides]
+        baselines = [overrides for overrides in given if "baseline" in overrides]
+        varying = _varying(models) | _varying(baselines)  # apart: a baseline lacks what it does not read
         for number, overrides in enumerate(given, 1):
             try:
                 made.append(make_run(overrides, getattr(module, "CONFIG", None), varying, files))
@@ -182,6 +184,12 @@ class Study:
         sources = [path, *(Path(name.partition(":")[0]) for name in files)]
         question = inspect.cleandoc(module.__doc__ or "")
         return cls(folder, question, tuple(made), getattr(module, "TABLE", table), tuple(sources), search)
+
+
+def _varying(given: Sequence[Overrides]) -> set[str]:
+    """Return the settings that differ among runs and name their rows; a row is one on all data sets."""
+    keys = {key for overrides in given for key in overrides if key not in (*WORDS, "data.name")}
+    return {key for key in keys if len({repr(overrides.get(key)) for overrides in given}) > 1}
 
 
 def _check_distinct(path: Path, runs: Sequence[StudyRun]) -> None:

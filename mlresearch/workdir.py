@@ -158,7 +158,9 @@ def _read_json(workdir: Path, name: str, *needed: str) -> dict[str, Any]:
     try:
         content = json.loads((workdir / name).read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{workdir} holds no run: there is no {name} in it") from None
+        inside = sorted(str(path.parent) for path in workdir.glob(f"*/{name}"))
+        instead = f"; name a run in it, such as {inside[0]}" if inside else ""
+        raise UserError(f"{workdir} holds no run: there is no {name} in it{instead}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{workdir / name} is damaged: line {error.lineno}: {error.msg}") from None
     missing = set(needed) - set(content) if isinstance(content, dict) else {"an object"}

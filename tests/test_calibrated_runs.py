@@ -1,5 +1,6 @@
 """Runs that are calibrated, by themselves and together, loaded again and refused."""
 
+import html
 import json
 
 import numpy as np
@@ -19,6 +20,8 @@ from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.intervals import run_intervals
 from mlresearch.label_space import LabelSets
+from mlresearch.report.page import render
+from mlresearch.report.run import gather, run_page
 from mlresearch.train import train, train_replicas
 
 
@@ -125,14 +128,6 @@ def test_intervals_are_the_same_of_what_is_scored_anew(calibrated):
     assert anew == stored
 
 
-def test_its_card_says_how_it_was_calibrated(calibrated):
-    folder, record, kind, place = calibrated
-    before, after = (record["calibration"]["test"][when] for when in ("before", "after"))
-    [line] = [line for line in (folder / "MODEL_CARD.md").read_text().splitlines() if "Calibration**" in line]
-    assert f"{kind}, of {place}, fitted on validation" in line
-    assert f"test {before:.4g} before, {after:.4g} after" in line
-
-
 def test_without_calibration_there_is_none(plain):
     folder, record = plain
     assert "calibration" not in (folder / "MODEL_CARD.md").read_text().replace("calibration_error", "")
@@ -142,6 +137,17 @@ def test_without_calibration_there_is_none(plain):
     before = json.loads((folder / "config.json").read_text())
     del before["evaluate"]["calibration"], before["evaluate"]["calibration_of"]  # as the code before had it
     assert workdir.read_calibration(folder, ConfigDict(before)) is None
+
+
+def test_card_and_page_tell_of_calibration(calibrated):
+    folder, record, kind, place = calibrated
+    page = html.unescape(render(run_page(gather(folder, "test"))))
+    for text in ((folder / "MODEL_CARD.md").read_text(), page):
+        assert f"{kind} of {place}, fitted on validation" in text
+        for split in ("validation", "test"):
+            before, after = (record["calibration"][split][when] for when in ("before", "after"))
+            assert f"{split} {before:.4g} → {after:.4g}" in text
+    assert "what was fitted to it: thresholds, calibration." in (folder / "MODEL_CARD.md").read_text()
 
 
 def test_a_refit_keeps_what_was_fitted_before_it(tmp_path, data_dir):

@@ -136,6 +136,13 @@ def test_table_has_the_row_of_a_run(trained, capsys):
     assert "hamming_loss: share of wrong cells" in printed
 
 
+def test_counts_have_no_intervals(trained, capsys):
+    assert main(["evaluate", f"--workdir={trained[1]}", "--intervals=39"]) == 0
+    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+    assert len(printed["num_examples"]) == len(printed["num_labels_absent"]) == 1
+    assert printed["micro_f1"][2] == "to"
+
+
 def test_doctor_lists_devices_and_versions(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out

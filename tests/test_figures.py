@@ -38,6 +38,7 @@ from mlresearch.figures import critical_difference as ranks_figure
 from mlresearch.figures import metrics as metrics_figure
 from mlresearch.figures import precision_recall as curves
 from mlresearch.inputs import load_dataset
+from mlresearch.label_space import LabelSets
 from mlresearch.metrics import NUM_BINS
 from mlresearch.predict import Run
 from mlresearch.tables import Table
@@ -149,6 +150,18 @@ def test_a_log_is_read_by_name_and_epoch(tmp_path):
         '{"step": 8, "epoch": 1.0, "train_loss": NaN}\n'
     )
     assert learning.read_log(tmp_path / "log") == {"train_loss": {0.5: 3.0}, "validation.mode.micro_f1": {1.0: 0.25}}
+
+
+def test_a_logarithmic_axis_has_several_numbers():
+    """On 3 to 70 the powers of ten are one."""
+    figure = learning.draw_learning(
+        {"train_loss": {"row": learning.band([{1.0: 70.0, 2.0: 9.0, 3.0: 3.0}])}}, "title", ["row"]
+    )
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    told = [tick for tick in axes.get_yticks() if low <= tick <= high and axes.yaxis.get_major_formatter()(tick, 0)]
+    assert told == pytest.approx([5, 10, 20, 50])
 
 
 def test_thinned_curves_keep_their_ends_and_their_shape():
@@ -521,6 +534,36 @@ def test_a_row_of_other_data_of_the_same_name_is_not_drawn(study):
         assert [text.get_text().partition(",")[0] for text in legend.get_texts()] == [one.row]
         assert "without 'other'" in made.remark
         assert "not what it was" in made.remark
+
+
+def test_empty_pictures_are_left_out(study, monkeypatch):
+    _, runs = study
+    results = read_runs([runs])
+    load = of_runs._load
+
+    def without_positives(run):
+        dataset = load(run)
+        splits = {
+            name: dataclasses.replace(split, labels=LabelSets.from_rows([[]] * len(split.labels)))
+            for name, split in dataset.splits.items()
+        }
+        return dataclasses.replace(dataset, splits=splits)
+
+    monkeypatch.setattr(of_runs, "_load", without_positives)
+    monkeypatch.setattr(of_runs, "read_log", lambda _: {"train_loss": {1.0: 2.0}})
+    kinds = ["learning", "precision_recall", "thresholds", "label_f1", "cooccurrence"]
+    made = list(drawing.draw(results, Table(), kinds))
+    assert [each.figure for each in made] == [None] * len(kinds)
+    why = ["two numbers of a kind", "on in the test split", "on in the validation split", "on in the test", "no two"]
+    assert all(reason in each.remark for reason, each in zip(why, made, strict=True))
+
+
+@pytest.mark.parametrize(("high", "least"), [(40, 3), (90, 3), (4000, 3)])
+def test_an_axis_of_frequencies_has_several_numbers(high, least):
+    frequencies = np.array([3, 4, high])
+    figure = label_f1.draw_label_f1({"row": np.array([0.1, 0.2, 0.3])}, frequencies, "title")
+    left, right = figure.axes[0].get_xlim()
+    assert len([tick for tick in figure.axes[0].get_xticks() if left <= tick <= right]) >= least
 
 
 def test_the_attention_of_a_text_is_drawn(tmp_path, data_dir):

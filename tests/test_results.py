@@ -12,6 +12,7 @@ from mlresearch.commands.train import row
 from mlresearch.errors import UserError
 from mlresearch.tables.results import read_runs, read_study
 from mlresearch.tables.typeset import aligned
+from mlresearch.workdir import read_record
 
 
 def test_a_study_is_read_by_what_its_runs_compute(tmp_path):
@@ -102,6 +103,19 @@ def test_runs_that_differ_in_their_seed_alone_share_a_row(tmp_path):
     assert [run.seed for run in alone.runs] == list(range(11))
     with pytest.raises(UserError, match="holds no run"):
         read_runs([tmp_path / "none"])
+
+
+def test_a_folder_with_runs_in_it_is_these_runs(tmp_path):
+    """As the folder of a study's runs."""
+    for name, seed in (("0a1b", 0), ("ffff", 1)):
+        write_run(tmp_path / "runs" / name, seed)
+    (tmp_path / "runs" / "locks").mkdir()
+    assert {run.folder for run in read_runs([tmp_path / "runs"]).runs} == {
+        tmp_path / "runs" / "0a1b",
+        tmp_path / "runs" / "ffff",
+    }
+    with pytest.raises(UserError, match=f"holds no run: .*; name a run in it, such as {tmp_path / 'runs' / '0a1b'}"):
+        read_record(tmp_path / "runs")
 
 
 # The command

@@ -89,6 +89,27 @@ def test_rows_are_named_by_what_differs_or_by_hand(tmp_path, data_dir):
     assert [run.row for run in study.runs] == ["independent", "0.1", "fast"]
 
 
+def test_what_baselines_do_not_read_names_no_row(tmp_path, data_dir):
+    runs = """[
+        {"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.1, "head.name": "conditional"},
+        {"baseline": "one_vs_rest"}, {"baseline": "logistic_regression", "baseline.logistic_regression.c": 2.0},
+    ]"""
+    study = Study.load(write_study(tmp_path, data_dir, runs))
+    assert [run.row for run in study.runs] == [
+        *("independent", "conditional"),
+        *("one_vs_rest", "logistic_regression+2.0"),
+    ]
+
+
+def test_a_row_is_one_row_on_all_data_sets(tmp_path, data_dir):
+    runs = 'cross(grid({"data.name": ["synthetic/features", "synthetic/text"]}), grid({"seed": [0, 1]}))'
+    study = Study.load(write_study(tmp_path, data_dir, runs))
+    assert [(run.row, run.data) for run in study.runs] == [
+        *[("independent", "synthetic/features")] * 2,
+        *[("independent", "synthetic/text")] * 2,
+    ]
+
+
 def test_data_sets_that_differ_in_options_are_told_apart_by_name(tmp_path, data_dir):
     runs = """[
         {"data.name": "synthetic/features", "data.synthetic.dependence": strength, "data": f"dependence {strength:g}"}

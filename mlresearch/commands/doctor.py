@@ -52,5 +52,5 @@ def run(argv: list[str]) -> int:
         missing.append(f"the right to write in {existing}: set MLRESEARCH_DATA_DIR")
     for line in missing:
         print(f"MISSING      {line}")
-    print("nothing is missing" if not missing else f"{len(missing)} things are missing")
+    print(f"missing: {len(missing)}" if missing else "nothing is missing")
     return 1 if missing else 0

@@ -85,8 +85,8 @@ def _metric(name: str, value: float | None) -> str:
 
 
 def _reach(name: str, value: float | None, bounds: tuple[float, float] | None) -> str:
-    """Return an interval, with a mark where it does not hold the number."""
-    if value is None or bounds is None:
+    """Return an interval, with a mark where it does not hold the number; none of a count, which estimates nothing."""
+    if value is None or bounds is None or name.startswith("num_"):
         return ""
     low, high = bounds
     held = low - ROUNDING <= value <= high + ROUNDING

@@ -87,7 +87,7 @@ def draw_data_against_model(
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=25, pad=0.02)
-    bar.set_label("correlation φ; lower left: data,\nupper right: predicted")
+    bar.set_label("correlation φ; lower left: data,\nupper right: predicted; white: none")
     bar.outline.set_visible(False)
     style.heading(figure, title)
     return figure

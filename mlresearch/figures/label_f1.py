@@ -62,6 +62,8 @@ def draw_label_f1(
     From `MIN_LABELS` labels on there are running medians, and points of `MAX_CLOUDS` rows at most. rows: as
     `style.looks` takes them.
     """
+    from matplotlib.ticker import SymmetricalLogLocator
+
     looks = style.looks(f1, rows)
     figure = style.figure(style.COLUMN, 2.5 + 0.14 * len(f1))
     axes = figure.add_subplot()
@@ -85,6 +87,8 @@ def draw_label_f1(
     low, high = float(there.min(initial=np.inf)), float(there.max(initial=1))
     if high >= 10 * low:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        if high < 100 * max(low, 1):  # of powers of ten alone there would be one or two
+            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=[1.0, 2.0, 5.0]))
         axes.set_xlim(-0.1 if low < 1 else low / 1.3, 1.3 * high)
     axes.xaxis.set_major_formatter(style.with_commas)
     axes.grid()

@@ -60,6 +60,8 @@ def draw_learning(bands: Mapping[str, Mapping[str, Band]], title: str, rows: Seq
     bands: by number and row. Lines are means over runs, bands go from the smallest to the largest value. rows: as
     `style.looks` takes them.
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     drawn = list(dict.fromkeys(row for own in bands.values() for row in own))
     looks = style.looks(drawn, rows)
     figure = style.figure(style.COLUMN, 0.5 + 1.4 * len(bands) + 0.14 * len(drawn))
@@ -75,8 +77,9 @@ def draw_learning(bands: Mapping[str, Mapping[str, Band]], title: str, rows: Seq
         highs = [values.high.max() for values in own.values()]
         if min(lows) > 0 and max(highs) / min(lows) > LOG_RANGE:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(style.plain)
-            axes.yaxis.set_minor_formatter("")
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel("training loss" if name == "train_loss" else style.wrapped(title_of(name), 1.3))
         axes.grid()
     style.heading(figure, title)

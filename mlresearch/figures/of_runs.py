@@ -93,11 +93,11 @@ def _learning(data: str, rows: Mapping[str, Sequence[Result]]) -> "tuple[Figure,
     bands: dict[str, dict[str, Band]] = {}
     for place in ("train_loss", *_best_known(validated)):
         for row, own in logs.items():
-            series = [log[place] for log in own if place in log]
-            if series:
-                bands.setdefault(place, {})[row] = band(series)
+            found = band([log[place] for log in own if place in log])
+            if len(found.epochs) > 1:  # one is no curve
+                bands.setdefault(place, {})[row] = found
     if not bands:
-        raise UserError("no run has a metrics.jsonl with numbers: baselines and ensembles have none")
+        raise UserError("no run has a metrics.jsonl with two numbers of a kind: baselines and ensembles have none")
     counts = sorted({len(own) for own in logs.values() if own})
     many = "one run" if counts == [1] else f"{'–'.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} runs"
     return draw_learning(bands, f"{data}, {many} a row", list(rows)), ""
@@ -125,8 +125,14 @@ def _of_rows(runs: Mapping[str, Result], read: Callable[[Result], T]) -> tuple[d
     if not found:
         raise UserError(next(iter(lacking.values())))
     seeds = sorted({runs[row].seed for row in found})
-    said = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    said = f"seed{'s' * (len(seeds) > 1)}\N{NO-BREAK SPACE}{', '.join(map(str, seeds))}"
     return found, said, [f"without {row!r}: {why}" for row, why in lacking.items()]
+
+
+def _require_positives(dataset: Dataset, split: str) -> None:
+    """Raise `UserError` where no label is on in a split, of which there is neither recall nor F1."""
+    if not dataset.splits[split].labels.on.any():
+        raise UserError(f"no label is on in the {split} split")
 
 
 def _precision_recall(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple[Figure, str]":
@@ -134,6 +140,7 @@ def _precision_recall(data: str, dataset: Dataset, runs: Mapping[str, Result]) -
         scored = _scores(run, "test", dataset)
         return micro_curve(scored), scored.whole
 
+    _require_positives(dataset, "test")
     found, seeds, remarks = _of_rows(runs, read)
     if not all(whole for _, whole in found.values()):
         remarks.append("curves end where the scores end that predictions keep")
@@ -158,6 +165,7 @@ def _thresholds(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tup
         fitted = decision.threshold if isinstance(decision, GlobalThreshold) else math.nan
         return f1_by_threshold(_scores(run, "validation", dataset), fitted)
 
+    _require_positives(dataset, "validation")
     curves, seeds, remarks = _of_rows(runs, read)
     return draw_thresholds(curves, f"{data}, validation, {seeds}", list(runs)), "; ".join(remarks)
 
@@ -166,6 +174,7 @@ def _label_f1(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "tuple
     def read(run: Result) -> np.ndarray:
         return label_f1(_scores(run, "test", dataset), workdir.read_decisions(_folder(run))["mode"])
 
+    _require_positives(dataset, "test")
     f1, seeds, remarks = _of_rows(runs, read)
     frequencies = dataset.splits["train"].labels.frequencies(dataset.label_space.num_labels).on
     figure = draw_label_f1(f1, frequencies, f"{data}, most probable label sets, test, {seeds}", list(runs))
@@ -182,7 +191,9 @@ def _cooccurrence(data: str, dataset: Dataset, runs: Mapping[str, Result]) -> "t
     scored = _scores(run, "test", dataset)
     together = count_together(scored, workdir.read_decisions(_folder(run))["mode"], labels)
     names = [dataset.label_space.names[label] for label in labels.tolist()]
-    figure = draw_data_against_model(*together, len(scored), names, f"{data}, test: {row}, seed {run.seed}")
+    figure = draw_data_against_model(
+        *together, len(scored), names, f"{data}, test: {row}, seed\N{NO-BREAK SPACE}{run.seed}"
+    )
     return figure, _of_one(row, len(runs))
 
 

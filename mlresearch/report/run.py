@@ -13,7 +13,7 @@ from mlresearch import workdir
 from mlresearch.config import base_config, flatten, to_dict
 from mlresearch.data.records import Dataset
 from mlresearch.decisions import Decision
-from mlresearch.definitions import DECISIONS, HIGHER, LOWER, NEITHER, SPLITS, TITLES, direction, title
+from mlresearch.definitions import DECISIONS, HIGHER, LOWER, NEITHER, SPLITS, TITLES, calibrated, direction, title
 from mlresearch.errors import UserError
 from mlresearch.inputs import load_dataset
 from mlresearch.predictions import read_predictions
@@ -75,7 +75,7 @@ def gather(folder: Path, split: str = "test") -> Material:
 def run_page(of: Material, figures: Sequence[tuple[str, str]] = ()) -> Page:
     """Return the page of a run; figures: pairs of a title and SVG."""
     record, metrics = of.record, of.record.get("metrics", {})
-    sections = [Section("metrics", "Metrics", _metrics(metrics))] if metrics else []
+    sections = [Section("metrics", "Metrics", _metrics(record, metrics))] if metrics else []
     sections += figures_section(figures)
     if of.labels is not None:
         sections += labels.sections(of.labels)
@@ -124,7 +124,7 @@ def _text(metric: str, value: float) -> str:
     return f"{value:.2f}" if metric in NEITHER or metric in ("mean", "coverage_error") else f"{value:.4f}"
 
 
-def _metrics(metrics: Metrics) -> Html:
+def _metrics(record: Mapping[str, Any], metrics: Metrics) -> Html:
     """Return the metrics of each decision and those of scores, validation beside test."""
     groups = dict.fromkeys(group for split in SPLITS for group in metrics.get(split, {}))
     decided = [group for group in groups if group in DECISIONS]
@@ -142,6 +142,7 @@ def _metrics(metrics: Metrics) -> Html:
         "TP, FP, FN: true positives, false positives and false negatives among the known cells; a cell is a label of "
         "an example.",
         "Decisions are fitted on the validation split, and the test split is scored once.",
+        *([f"Calibration: {calibrated(record['calibration'])}."] if "calibration" in record else []),
     ]
     return join(
         [

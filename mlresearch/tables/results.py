@@ -142,7 +142,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def read_runs(folders: Iterable[Path]) -> Results:
-    """Return the results of runs' folders, and of folders whose `seed_*` are runs; each folder counts once.
+    """Return the results of runs' folders, and of folders with runs in them; each folder counts once.
 
     Runs that differ in their seed alone share a row. It is named after their model and, where that does not tell rows
     apart, after the folder of its first run too. A folder without a run is a `UserError`.
@@ -170,5 +170,5 @@ def read_runs(folders: Iterable[Path]) -> Results:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    replicas = sorted(folder.glob("seed_*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-    return [folder] if (folder / "run.json").exists() or not replicas else [path.parent for path in replicas]
+    inside = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    return [folder] if (folder / "run.json").exists() or not inside else [path.parent for path in inside]
