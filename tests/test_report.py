@@ -168,6 +168,8 @@ def test_figures_are_images_that_the_page_holds():
     assert base64.b64decode(content).decode() == svg
     assert image["alt"] == 'a "figure"'
     assert figures_section([]) == []
+    both = figures_section([("wide", '<svg height="9pt" width="486pt">'), ("narrow", '<svg width="234pt">')])[0].content
+    assert [own for name, own in Reader(both).elements if name == "figure"] == [{"class": "wide"}, {}]
     page = Page("a", markup.Html(""), (Section("x", "X", section.content),), {})
     assert svg not in render(page)
 

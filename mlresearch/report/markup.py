@@ -84,11 +84,18 @@ def table(
     return tag("div", made, attributes={"class": kind, "role": "region", "aria-label": caption, "tabindex": "0"})
 
 
+COLUMN_POINTS = 288.0
+"""A picture that is wider has both columns of a page for itself."""
+
+
 def figure(title: str, svg: str) -> Html:
     """Return a picture, as an image that can neither run a script nor fetch anything."""
+    width = re.match(r'<svg\b[^>]*?\swidth="([\d.]+)pt"', svg)
+    wide = width is not None and float(width[1]) > COLUMN_POINTS
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
     return tag(
         "figure",
         Html(f'<img src="{source}" alt="{html.escape(title)}">'),
         tag("figcaption", title),
+        attributes={"class": "wide"} if wide else {},
     )
