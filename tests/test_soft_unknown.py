@@ -362,6 +362,7 @@ def reference(scores, preds, labels, known):
     present = np.flatnonzero(positives)
     columns = [average_precision_score(labels[known[:, at], at], scores[known[:, at], at]) for at in present]
     expected["macro_average_precision"] = np.mean(columns) if columns else 0
+    expected["weighted_average_precision"] = np.average(columns, weights=positives[present]) if columns else 0
     expected["micro_average_precision"] = average_precision_score(labels[known], scores[known]) if columns else 0
     for k in (1, 3, 5):
         shares = []
