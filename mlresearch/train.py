@@ -187,11 +187,11 @@ def _train(
             validate = watch if config.evaluate.every_epochs else None
             fitted = fit(program, state, batches["train"], num_steps, folders, identity, stop, name, validate=validate)
             errors = _failures(program, fitted.state, batches["train"], dataset, folders, records)
-            _stop_if_none_is_left(errors, records)
             collapses = fitted.collapses
             for number, record in enumerate(records):
                 record["resumed_at"] = fitted.resumed_at or None
                 record["seconds"] = {"train": fitted.seconds[number]}
+            _stop_if_none_is_left(errors, records)
 
             # Validation; calibrations, and after them decisions, are fitted on it
             def say(split: str, maps: Sequence[ScoreMaps] = ()) -> ScoredSplit:
@@ -226,10 +226,10 @@ def _train(
                     program, state, both, again, folders, identity, stop, f"{name}, refit", phase=workdir.REFIT
                 )
                 errors |= _failures(program, fitted.state, both, dataset, folders, records)
-                _stop_if_none_is_left(errors, records)
                 for number, record in enumerate(records):
                     record["refit"] = {"steps": ends[number], "examples": len(both.split)}
                     record["seconds"]["refit"] = fitted.seconds[number]
+                _stop_if_none_is_left(errors, records)
 
             # Test, once
             began = time.time()
