@@ -179,7 +179,7 @@ def test_replicas_start_at_the_values_of_runs_alone(config, tmp_path, monkeypatc
     np.testing.assert_allclose(rates, [[0.3, 0.3, 0.7]])
 
 
-VARYING = ("replicas", "resumed_at", "seconds", "git")
+VARYING = ("replicas", "resumed_at", "seconds", "git", "started")
 
 
 @pytest.mark.parametrize("data", ["texts", "points"])
