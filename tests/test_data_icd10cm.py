@@ -2,13 +2,16 @@ import collections
 import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import mlresearch.data
 from mlresearch.data import icd10cm
 from mlresearch.errors import UserError
+from mlresearch.study import load_config
 
 NUM_NOTES = 600
 
@@ -248,6 +251,21 @@ def test_labels_below_the_category_are_kept_when_asked_for(tmp_path, nodes, posi
         "A00",
         "A00.0",
     ]
+
+
+def test_at_most_one_child_is_on_in_the_full_tree_and_sometimes_none(data_dir):
+    """What `configs/icd10cm_full.py` asks for; exactly one child of each label that is on would refuse some rows."""
+    config = load_config(str(Path(__file__).parent.parent / "configs/icd10cm_full.py"))
+    assert config.head.conditional.siblings == "at_most_one"
+    dataset = mlresearch.data.load("icd10cm/terms", {"depth": config.data.icd10cm.depth}, data_dir)
+    tree, on = dataset.hierarchy, dataset.train.labels.sparse(dataset.label_space.num_labels)
+    below = scipy.sparse.csr_array(
+        (np.ones(len(tree.children), np.int64), (tree.children, tree.parents)), shape=(tree.num_labels, tree.num_labels)
+    )
+    children_on = (on @ below).tocsr()
+    assert children_on.max() == 1
+    inner = on[:, np.flatnonzero(tree.num_children)].sum()
+    assert 0 < children_on.sum() < inner
 
 
 def test_the_parents_are_those_of_the_list(terms, nodes, position):
