@@ -25,10 +25,11 @@ def get_config(shape: str = "tree") -> ConfigDict:
     config.model.prior = True
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.01
-    config.train.batch_size = 128
+    config.train.batch_size = 256
     config.train.num_epochs = 20.0
     config.train.select = "loss.mean"
     config.evaluate.every_epochs = 1.0
+    config.evaluate.threshold_grid = tuple(place / 40 for place in range(4, 36))
     config.evaluate.expected_f1_labels = 20
     config.evaluate.predictions = False
     return config
