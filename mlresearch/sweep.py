@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from mlresearch import environment, workdir
 from mlresearch.baselines import train_baseline
@@ -179,6 +180,7 @@ def run_pack(
 
     runs: their numbers by their ids; a `UserError` if these are not those of the study as it is now.
     """
+    _keep_programs(Path(folder))
     study = Study.load(study_folder)
     if max(runs.values()) >= len(study.runs):
         raise UserError(CHANGED)
@@ -203,6 +205,16 @@ def run_pack(
                 record = workdir.finished_record(run.folder)
                 if record is not None:
                     run.write_record(record, study)
+
+
+def _keep_programs(folder: Path) -> None:
+    """Have JAX keep what it compiles in `folder`, unless it was told where to: programs of a study are often equal.
+
+    They are where runs differ in data of the same shape, or in numbers that are arguments of the program.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+        compilation_cache.reset_cache()  # what was compiled before has settled that nothing is kept
 
 
 def check(runs: Sequence[PlannedRun], estimator: Estimator) -> None:

@@ -15,11 +15,13 @@ import time
 import types
 from pathlib import Path
 
+import jax
 import pytest
 import rich.console
 import small_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.compilation_cache import compilation_cache
 from small_study import write_study
 
 import mlresearch.live
@@ -105,6 +107,28 @@ def test_every_run_has_a_record_and_what_is_done_is_not_done_again(whole, tmp_pa
     assert not trained
     after = {path: path.stat().st_mtime_ns for path in [*runs.rglob("*"), *study.rglob("*.json")] if path.is_file()}
     assert after == before
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_programs_are_kept_for_the_next_runs(told, tmp_path, data_dir, monkeypatch):
+    folder = tmp_path / "runs/programs"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "elsewhere") if told else None)
+        compilation_cache.reset_cache()
+        jax.clear_caches()
+        study = write_study(tmp_path, data_dir, '[{"head.name": "independent"}]')
+        assert run(study, tmp_path / "runs") == []
+        assert folder.exists() != told
+        programs = sorted((tmp_path / "elsewhere" if told else folder).iterdir())
+        jax.clear_caches()
+        shutil.rmtree(study / "records")
+        assert run(study, tmp_path / "again") == []
+        assert sorted(programs[0].parent.iterdir()) == programs  # nothing was compiled that was not there
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 def test_only_what_is_missing_is_run(whole, tmp_path, trained):
