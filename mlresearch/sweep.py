@@ -212,7 +212,7 @@ def _keep_programs(folder: Path) -> None:
 
     They are where runs differ in data of the same shape, or in numbers that are arguments of the program.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
         compilation_cache.reset_cache()  # what was compiled before has settled that nothing is kept
 
