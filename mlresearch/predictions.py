@@ -1,6 +1,8 @@
 """What a run says of every example of a split, as its folder keeps it."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,16 +70,22 @@ class Predictions:
 def read_predictions(folder: Path, split: str, dataset: Dataset) -> ScoredSplit:
     """Return what `Predictions.write` kept of a split, of one run; losses that were not kept are NaN.
 
-    Labels whose scores were not kept count as impossible. A folder without predictions of the split, and predictions of
-    another number of examples, are a `UserError`.
+    Labels whose scores were not kept count as impossible. A folder without predictions of the split, a damaged file,
+    and predictions of another number of examples are a `UserError`.
     """
     path = folder / f"predictions_{split}.npz"
     if not path.is_file():
         raise UserError(f"there is no {path}")
     labels, num_labels = dataset.splits[split].labels, dataset.label_space.num_labels
-    with np.load(path) as arrays:
-        stored = dict(arrays)
-    count = len(stored["log_marginals"])
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            stored = dict(arrays)
+        count = len(stored["log_marginals"])
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and commands that can do without it score by the model; to have "
+            "it again, train the run in a new folder"
+        ) from None
     if count != len(labels):
         raise UserError(f"{folder} holds predictions of {count} examples, the split has {len(labels)}")
     whole = "label_ids" not in stored
