@@ -219,6 +219,13 @@ def test_names_are_cut_to_what_fits():
     assert style.cut("short", 5) == style.squeezed("short", 5) == "short"
 
 
+def test_names_that_differ_in_the_middle_stay_apart():
+    names = ["conditional any, 0.001", "conditional one, 0.001"]
+    assert style.squeezed_apart(names, 10, 22) == names
+    assert style.squeezed_apart(names, 10, 21) == ["conditiona…any, 0.001", "conditiona…one, 0.001"]
+    assert style.squeezed_apart([names[0], "mixture", names[0]], 10, 22) == ["condi….001", "mixture", "condi….001"]
+
+
 def all_figures():
     """One figure of each kind, as crowded as it may be."""
     rng = np.random.default_rng(0)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 IN_COLUMN = 6
 """Panels that a column of a paper takes, two side by side; more are as wide as a page."""
 
+PANEL = 0.85
+"""Inches that a panel is wide at least."""
+
 ROW = 0.125
 """Inches from one row of a panel to the next."""
 
@@ -32,10 +35,12 @@ def draw_metrics(sheet: Sheet) -> "Figure":
 
     The best mean is black; hollow points are cells with one of `FAULTS`; diamonds are published numbers.
     """
-    names = [style.squeezed(row.name.replace(" (published)", " ◇"), 22) for row in sheet.rows]
+    names = style.squeezed_apart([row.name.replace(" (published)", " ◇") for row in sheet.rows], 22, 36)
     of_names = 0.15 + 0.053 * max(map(len, names), default=0)
-    width = style.COLUMN if len(sheet.columns) <= IN_COLUMN else style.PAGE
-    across = max(min(int((width - of_names) / 0.85), len(sheet.columns)), 1)
+    beside_names = min(len(sheet.columns), 2) * PANEL  # of long names alone a column of a paper is too narrow
+    narrow = len(sheet.columns) <= IN_COLUMN and of_names + beside_names <= style.COLUMN
+    width = style.COLUMN if narrow else style.PAGE
+    across = max(min(int((width - of_names) / PANEL), len(sheet.columns)), 1)
     down = -(-len(sheet.columns) // across)
     across = -(-len(sheet.columns) // down)
     alike = all(column.title == column.data for column in sheet.columns)  # of one metric on several data sets

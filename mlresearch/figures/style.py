@@ -173,6 +173,12 @@ def squeezed(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width - 1 - ends].rstrip()}…{name[len(name) - ends :].lstrip()}"
 
 
+def squeezed_apart(names: Sequence[str], width: int, most: int) -> list[str]:
+    """Return names, each `squeezed`: to `width`, or to `most` where names that differ would else be the same."""
+    short = [squeezed(name, width) for name in names]
+    return short if len(set(short)) == len(set(names)) else [squeezed(name, most) for name in names]
+
+
 def wrapped(text: str, width: float, size: float = 8.0) -> str:
     """Return a title in lines that fit into so many inches in letters of so many points."""
     return textwrap.fill(text, max(int(width / (0.0082 * size)), 8))
