@@ -49,5 +49,6 @@ def get_config(name: str = "emotions") -> ConfigDict:
     config.train.patience = 8
     config.evaluate.every_epochs = 1.0
     config.evaluate.threshold_grid = tuple(place / 40 for place in range(2, 30))
+    config.evaluate.label_threshold_positives = 10
     config.evaluate.expected_f1_labels = 20
     return config

@@ -122,6 +122,7 @@ def base_config() -> ConfigDict:
                 "threshold_metric": "micro_f1",  # what the global threshold is fitted for, on validation
                 "threshold_grid": GRID,
                 "label_threshold_fallback": 0.0,  # for labels of a lower F1: their highest score (SCutFBR.1)
+                "label_threshold_positives": 0,  # labels of fewer positives on validation share one threshold
                 "label_threshold_closure": "",  # up | down: also their predictions made coherent so
                 "expected_f1_labels": 0,  # also the best set for example-F1, of at most so many
                 "predictions": True,  # write predictions_<split>.npz

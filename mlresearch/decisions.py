@@ -166,7 +166,8 @@ class LabelThresholds:
 
     log_thresholds: logarithms of the thresholds, float32 [labels]. num_unfitted: labels left at ½, because no
     threshold finds any of their positives. fallback, num_fallen_back: labels of an F1 below `fallback`, which are
-    predicted only where they score more than ever on the split. fitted_on: fingerprint of the split.
+    predicted only where they score more than ever on the split. least_positives, num_sharing: labels of fewer positives
+    on the split, which share a threshold. fitted_on: fingerprint of the split.
     """
 
     kind: ClassVar[str] = "label_thresholds"
@@ -175,6 +176,8 @@ class LabelThresholds:
     num_unfitted: int
     fallback: float
     num_fallen_back: int
+    least_positives: int
+    num_sharing: int
     fitted_on: str
 
     def apply(self, scores: ScoredRows) -> Bool[np.ndarray, "rows labels"]:
@@ -194,6 +197,8 @@ class LabelThresholds:
             "num_unfitted": self.num_unfitted,
             "fallback": self.fallback,
             "num_fallen_back": self.num_fallen_back,
+            "least_positives": self.least_positives,
+            "num_sharing": self.num_sharing,
             "fitted_on": self.fitted_on,
         }
 
@@ -230,13 +235,15 @@ Chooser = Callable[[LabelDistribution], Bool[Array, "batch labels"]]
 class Rules:
     """Which decisions an evaluation makes, and how they are fitted: ``config.evaluate``.
 
-    threshold_metric, threshold_grid: of `fit_global_threshold`. fallback: of `fit_label_thresholds`. closure: of
-    `ClosedThresholds`, empty for none. most: of `ExpectedF1`, 0 for none. A setting out of range is a `UserError`.
+    threshold_metric, threshold_grid: of `fit_global_threshold`. fallback, least_positives: of `fit_label_thresholds`.
+    closure: of `ClosedThresholds`, empty for none. most: of `ExpectedF1`, 0 for none. A setting out of range is a
+    `UserError`.
     """
 
     threshold_metric: str = "micro_f1"
     threshold_grid: tuple[float, ...] = GRID
     fallback: float = 0.0
+    least_positives: int = 0
     closure: str = ""
     most: int = 0
 
@@ -248,6 +255,7 @@ class Rules:
             section.threshold_metric,
             tuple(section.threshold_grid),
             section.label_threshold_fallback,
+            section.label_threshold_positives,
             section.label_threshold_closure,
             section.expected_f1_labels,
         )
@@ -263,6 +271,9 @@ class Rules:
             raise UserError(f"the grid of thresholds {grid} is not ascending between 0 and 1")
         if not 0 <= self.fallback <= 1:
             raise UserError(f"config.evaluate.label_threshold_fallback is {self.fallback}; it is an F1, 0 to 1")
+        if self.least_positives < 0:
+            key, value = "config.evaluate.label_threshold_positives", self.least_positives
+            raise UserError(f"{key} is {value}; it must not be negative")
         if self.closure not in CLOSURES:
             key = "config.evaluate.label_threshold_closure"
             raise UserError(f"{key} is {self.closure!r}{suggest(self.closure, CLOSURES)}")
@@ -285,7 +296,7 @@ class Rules:
 
     def fit(self, counts: ValidationCounts, hierarchy: LabelHierarchy | None) -> dict[str, Decision]:
         """Return the decisions that are fitted on validation, by name; one is closed where there is a hierarchy."""
-        thresholds = fit_label_thresholds(counts, self.fallback)
+        thresholds = fit_label_thresholds(counts, self.fallback, self.least_positives)
         decisions: dict[str, Decision] = {
             "global_threshold": fit_global_threshold(counts, self.threshold_metric),
             "label_thresholds": thresholds,
@@ -425,7 +436,7 @@ def counts_at(scores: ScoredRows, grid: tuple[float, ...]) -> tuple[LabelCounts,
     )
 
 
-def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0) -> LabelThresholds:
+def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0, least_positives: int = 0) -> LabelThresholds:
     """Return each label's best threshold for its own F1; of equally good ones the closest to ½.
 
     F1 = 2 TP / (predicted + true) only rises where the threshold falls below the score of a positive, so that
@@ -437,6 +448,9 @@ def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0) -> Lab
     fallback: where the best F1 is lower, as it is of rare labels whose threshold says little, the threshold is the
     label's highest score on the split (SCutFBR.1 of Yang, "A Study of Thresholding Strategies for Text Categorization",
     2001; Fan & Lin, "A Study on Threshold Selection for Multi-label Classification", 2007, on its choice).
+
+    least_positives: labels of fewer positives on the split, none too, share one threshold: that of the counts' grid
+    which is best for macro-F1. A threshold of a label's own that so few positives decide would carry over badly.
 
     Counts of another type are a `TypeError`.
     Source: Lipton, Elkan & Narayanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014.
@@ -456,8 +470,22 @@ def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0) -> Lab
     log_thresholds[positives.labels[fitted]] = _round_down(cuts[order[chosen]])
     fallen_back = positives.labels[fitted[highest[fitted] < fallback]]
     log_thresholds[fallen_back] = ranks.highest[fallen_back]
-    num_unfitted = len(log_thresholds) - len(fitted)
-    return LabelThresholds(log_thresholds, num_unfitted, fallback, len(fallen_back), counts.fingerprint)
+    fitted_labels = np.zeros(len(log_thresholds), bool)
+    fitted_labels[positives.labels[fitted]] = True
+    number = np.zeros(len(log_thresholds), np.int64)
+    number[positives.labels] = positives.count
+    sharing = number < least_positives
+    if sharing.any():
+        log_thresholds[sharing] = _log_threshold(fit_global_threshold(counts, "macro_f1").threshold)
+    return LabelThresholds(
+        log_thresholds,
+        num_unfitted=int((~fitted_labels & ~sharing).sum()),
+        fallback=fallback,
+        num_fallen_back=int((~sharing[fallen_back]).sum()),
+        least_positives=least_positives,
+        num_sharing=int(sharing.sum()),
+        fitted_on=counts.fingerprint,
+    )
 
 
 def _require_validation(counts: ValidationCounts) -> None:

@@ -276,6 +276,29 @@ def test_labels_of_a_low_f1_fall_back_to_their_highest_score(tied):
     assert fit_label_thresholds(counts, 0.0).num_fallen_back == 0
 
 
+@pytest.mark.parametrize("least", [0, 1, 5, 9, 41])
+def test_labels_of_few_positives_share_the_threshold_of_the_best_macro_f1(least):
+    scores = random_scores(4, (40, 9), tied=False)
+    kept = np.random.default_rng(0).random((40, 9)) < np.linspace(0, 1, 9)
+    scores = scores._replace(labels=scores.labels & kept)
+    counts = validation_counts(scores.log_marginals, scores.labels, grid=GRID)
+    plain, shared = fit_label_thresholds(counts, 0.3), fit_label_thresholds(counts, 0.3, least)
+    few = scores.labels.sum(0) < least
+    assert shared.num_sharing == few.sum() == {0: 0, 41: 9}.get(least, few.sum())
+    best = max(
+        GRID,
+        key=lambda threshold: (
+            f1_score(scores.labels, scores.log_marginals > np.log(threshold), average="macro", zero_division=0),
+            -abs(threshold - 0.5),
+        ),
+    )
+    expected = np.where(few, np.log(best), plain.log_thresholds)
+    np.testing.assert_allclose(shared.log_thresholds, expected, rtol=1e-6)
+    np.testing.assert_array_equal(shared.log_thresholds[~few], plain.log_thresholds[~few])
+    assert shared.num_fallen_back + shared.num_unfitted <= (~few).sum()
+    assert decision_from_json(json.loads(json.dumps(shared.to_json()))).to_json() == shared.to_json()
+
+
 @pytest.mark.parametrize("forest", [True, False])
 def test_closed_thresholds_are_the_nearest_coherent_sets_above_and_below(forest):
     scores = random_scores(4, (50, 8), tied=False)

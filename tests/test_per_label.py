@@ -23,7 +23,9 @@ EDGES = np.array([[1, 0], [2, 0], [2, 1]], np.int32)
 DECISIONS = {
     "mode": Mode(),
     "half": Half(),
-    "label_thresholds": LabelThresholds(np.log([0.3, 0.5, 1e-7, 0.9, 0.2, 1]).astype(np.float32), 2, 0.0, 0, "print"),
+    "label_thresholds": LabelThresholds(
+        np.log([0.3, 0.5, 1e-7, 0.9, 0.2, 1]).astype(np.float32), 2, 0.0, 0, 0, 0, "print"
+    ),
 }
 SIZES = {"train": 50, "validation": 23, "test": 31}
 

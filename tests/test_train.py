@@ -67,6 +67,7 @@ def test_decisions_that_are_asked_for_are_made_stored_and_read(config, tmp_path)
     config.evaluate.expected_f1_labels = 5
     config.evaluate.label_threshold_closure = "up"
     config.evaluate.label_threshold_fallback = 0.2
+    config.evaluate.label_threshold_positives = 3
     record = train(config, tmp_path)
     made = ["mode", "half", "expected_f1", "global_threshold", "label_thresholds", "closed_thresholds"]
     for split in ("validation", "test"):
