@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlresearch.errors import UserError
-from mlresearch.study import Overrides, cross, seeds
+from mlresearch.study import Overrides, Study, cross, seeds
 from mlresearch.tables import Table
 
 GRID = Path(__file__).parents[1] / "dependence_grid"
@@ -25,7 +25,13 @@ def runs() -> Iterator[Overrides]:
 def chosen() -> list[Overrides]:
     """Return the best setting of every row on every data set, by what the grid's records say of validation."""
     best: dict[tuple[str, str], tuple[float, Overrides]] = {}
-    for path in sorted((GRID / "records").glob("*.json")):
+    records = sorted((GRID / "records").glob("*.json"))
+    if len(records) < (planned := len(Study.load(GRID).runs)):
+        raise UserError(
+            f"{GRID / 'records'} has {len(records)} of {planned} records, by which the settings are chosen: first run "
+            f"mlresearch sweep {GRID}"
+        )
+    for path in records:
         record = json.loads(path.read_text())
         overrides = dict(record["overrides"])
         overrides["row"] = record["row"].partition(",")[0]
@@ -34,8 +40,6 @@ def chosen() -> list[Overrides]:
         score = record["metrics"]["validation"]["global_threshold"]["micro_f1"]
         if place not in best or score > best[place][0]:
             best[place] = score, overrides
-    if not best:
-        raise UserError(f"{GRID / 'records'} is empty: run the study {GRID.name} first, which chooses the settings")
     return [overrides for _, overrides in best.values()]
 
 
