@@ -18,6 +18,8 @@ WITH_OTHER_DECODERS = ["emotions", "scene", "birds", "medical", "reuters21578", 
 """At most 64 labels or so, which a chain and attention can walk over on two cores."""
 
 PENALTIES = [0.3, 3.0]
+WEIGHTS = ["none", "balanced"]
+"""Of classes in a linear classifier: whether rare labels are weighted up."""
 
 BASELINES = ["linear_svm", "logistic_regression"]
 
@@ -30,27 +32,25 @@ def runs() -> Iterator[Overrides]:
 
 
 def baselines() -> list[Overrides]:
-    """Return scikit-learn's rows: two penalties, rare labels weighted up or not."""
+    """Return scikit-learn's rows, their scores made probabilities on validation: a margin is none."""
     made: list[Overrides] = []
     for name in BASELINES:
-        settings = grid({f"baseline.{name}.c": PENALTIES, f"baseline.{name}.class_weight": ["none", "balanced"]})
-        for setting in settings:
-            c, weight = setting.values()
-            made.append(setting | {"baseline": name, "row": f"{name}, {c:g}, {weight}"})
+        row: Overrides = {"baseline": name, "row": name, "evaluate.calibration": "platt"}
+        made += with_settings(row, f"baseline.{name}")
     return made
 
 
 def models(name: str) -> list[Overrides]:
-    """Return decoders and heads: two penalties of the linear classifiers below, two dropout rates."""
+    """Return decoders and heads over linear classifiers of the same settings as the baselines have."""
+    return [run for row in rows(name) for run in with_settings(row, "linear_scores")]
+
+
+def with_settings(row: Overrides, section: str) -> list[Overrides]:
+    """Return a row with every setting of its linear classifiers, whose options are in a section of the config."""
     made: list[Overrides] = []
-    settings = grid({"linear_scores.c": PENALTIES, "encoder.mlp.dropout": [0.3, 0.6]})
-    for model in rows(name):
-        made += [
-            model
-            | setting
-            | {"row": f"{model['row']}, {setting['linear_scores.c']:g}, {setting['encoder.mlp.dropout']:g}"}
-            for setting in settings
-        ]
+    for setting in grid({f"{section}.c": PENALTIES, f"{section}.class_weight": WEIGHTS}):
+        c, weight = setting.values()
+        made.append(row | setting | {"row": f"{row['row']}, {c:g}, {weight}"})
     return made
 
 
