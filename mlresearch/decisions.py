@@ -470,16 +470,16 @@ def fit_label_thresholds(counts: ValidationCounts, fallback: float = 0.0, least_
     log_thresholds[positives.labels[fitted]] = _round_down(cuts[order[chosen]])
     fallen_back = positives.labels[fitted[highest[fitted] < fallback]]
     log_thresholds[fallen_back] = ranks.highest[fallen_back]
-    fitted_labels = np.zeros(len(log_thresholds), bool)
-    fitted_labels[positives.labels[fitted]] = True
     number = np.zeros(len(log_thresholds), np.int64)
     number[positives.labels] = positives.count
     sharing = number < least_positives
+    unfitted = ~sharing
+    unfitted[positives.labels[fitted]] = False
     if sharing.any():
         log_thresholds[sharing] = _log_threshold(fit_global_threshold(counts, "macro_f1").threshold)
     return LabelThresholds(
         log_thresholds,
-        num_unfitted=int((~fitted_labels & ~sharing).sum()),
+        num_unfitted=int(unfitted.sum()),
         fallback=fallback,
         num_fallen_back=int((~sharing[fallen_back]).sum()),
         least_positives=least_positives,

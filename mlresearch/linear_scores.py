@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy import optimize, special
 
 from mlresearch.data.records import Records, TrainingRecords, require_training
 from mlresearch.errors import UserError
-from mlresearch.files import write_bytes
+from mlresearch.files import read_arrays, write_bytes
 from mlresearch.linear import fit_labels, logistic_regression, support_vectors
 from mlresearch.progress import track
 from mlresearch.vectors import Vectors
@@ -109,10 +108,10 @@ class LinearScores:
     def load(cls, path: Path) -> "LinearScores":
         """Return what `save` wrote; anything else is a `UserError`."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                vectors = Vectors.of(stored["terms"], stored["idf"], json.loads(str(stored["columns"])))
-                return cls(vectors, stored["weights"], stored["offsets"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            stored = read_arrays(path)
+            vectors = Vectors.of(stored["terms"], stored["idf"], json.loads(str(stored["columns"])))
+            return cls(vectors, stored["weights"], stored["offsets"])
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} is missing or damaged: {error}") from None
 
 

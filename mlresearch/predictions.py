@@ -1,8 +1,6 @@
 """What a run says of every example of a split, as its folder keeps it."""
 
 import io
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 
 from mlresearch.data.records import Dataset
 from mlresearch.errors import UserError
-from mlresearch.files import write_bytes
+from mlresearch.files import read_arrays, write_bytes
 from mlresearch.scored import BLOCK_CELLS, Said, ScoredRows, ScoredSplit
 
 FULL_SCORES = 1000
@@ -78,10 +76,9 @@ def read_predictions(folder: Path, split: str, dataset: Dataset) -> ScoredSplit:
         raise UserError(f"there is no {path}")
     labels, num_labels = dataset.splits[split].labels, dataset.label_space.num_labels
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            stored = dict(arrays)
+        stored = read_arrays(path)
         count = len(stored["log_marginals"])
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path} is damaged ({error}): delete it, and commands that can do without it score by the model; to have "
             "it again, train the run in a new folder"

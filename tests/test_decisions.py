@@ -283,8 +283,8 @@ def test_labels_of_few_positives_share_the_threshold_of_the_best_macro_f1(least)
     scores = scores._replace(labels=scores.labels & kept)
     counts = validation_counts(scores.log_marginals, scores.labels, grid=GRID)
     plain, shared = fit_label_thresholds(counts, 0.3), fit_label_thresholds(counts, 0.3, least)
-    few = scores.labels.sum(0) < least
-    assert shared.num_sharing == few.sum() == {0: 0, 41: 9}.get(least, few.sum())
+    number = scores.labels.sum(0)
+    few = number < least
     best = max(
         GRID,
         key=lambda threshold: (
@@ -295,8 +295,17 @@ def test_labels_of_few_positives_share_the_threshold_of_the_best_macro_f1(least)
     expected = np.where(few, np.log(best), plain.log_thresholds)
     np.testing.assert_allclose(shared.log_thresholds, expected, rtol=1e-6)
     np.testing.assert_array_equal(shared.log_thresholds[~few], plain.log_thresholds[~few])
-    assert shared.num_fallen_back + shared.num_unfitted <= (~few).sum()
+    highest = fit_label_thresholds(counts).apply(scores)
+    low = np.array([f1(*pair) < 0.3 for pair in zip(highest.T, scores.labels.T, strict=True)])
+    assert shared.num_sharing == few.sum()
+    assert shared.num_fallen_back == (low & (number > 0) & ~few).sum()
+    assert shared.num_unfitted == ((number == 0) & ~few).sum()
     assert decision_from_json(json.loads(json.dumps(shared.to_json()))).to_json() == shared.to_json()
+
+
+def test_a_negative_number_of_positives_is_refused():
+    with pytest.raises(UserError, match="label_threshold_positives is -1; it must not be negative"):
+        Rules(least_positives=-1)
 
 
 @pytest.mark.parametrize("forest", [True, False])

@@ -110,9 +110,8 @@ def test_every_run_has_a_record_and_what_is_done_is_not_done_again(whole, tmp_pa
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_programs_are_kept_for_the_next_runs(told, tmp_path, data_dir, monkeypatch):
+def test_programs_are_kept_for_the_next_runs(told, tmp_path, data_dir):
     folder = tmp_path / "runs/programs"
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "elsewhere") if told else None)

@@ -4,11 +4,12 @@ Twelve data sets, every row with the setting of its best validation micro-F1 in 
 """
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlresearch.errors import UserError
-from mlresearch.study import Overrides, Study, cross, seeds
+from mlresearch.study import Overrides, cross, seeds
 from mlresearch.tables import Table
 
 GRID = Path(__file__).parents[1] / "dependence_grid"
@@ -24,23 +25,23 @@ def runs() -> Iterator[Overrides]:
 
 def chosen() -> list[Overrides]:
     """Return the best setting of every row on every data set, by what the grid's records say of validation."""
+    records = [json.loads(path.read_text()) for path in (GRID / "records").glob("*.json")]
+    by_overrides = {json.dumps(record["overrides"], sort_keys=True): record for record in records}
     best: dict[tuple[str, str], tuple[float, Overrides]] = {}
-    records = sorted((GRID / "records").glob("*.json"))
-    if len(records) < (planned := len(Study.load(GRID).runs)):
-        raise UserError(
-            f"{GRID / 'records'} has {len(records)} of {planned} records, by which the settings are chosen: first run "
-            f"mlresearch sweep {GRID}"
-        )
-    for path in records:
-        record = json.loads(path.read_text())
-        overrides = dict(record["overrides"])
-        overrides["row"] = record["row"].partition(",")[0]
-        del overrides["evaluate.predictions"]  # by which rows are compared example by example
-        place = str(overrides["data"]), overrides["row"]
+    for overrides in runpy.run_path(str(GRID / "sweep.py"))["runs"]():
+        record = by_overrides.get(json.dumps(overrides, sort_keys=True))
+        if record is None:
+            raise UserError(
+                f"{GRID / 'records'} lacks {overrides['row']!r} of {overrides['data']}, and settings are chosen by all "
+                f"of them: first run mlresearch sweep {GRID}"
+            )
+        row = overrides | {"row": record["row"].partition(",")[0]}
+        del row["evaluate.predictions"]  # by which rows are compared example by example
+        place = row["data"], row["row"]
         score = record["metrics"]["validation"]["global_threshold"]["micro_f1"]
         if place not in best or score > best[place][0]:
-            best[place] = score, overrides
-    return [overrides for _, overrides in best.values()]
+            best[place] = score, row
+    return [row for _, row in best.values()]
 
 
 MICRO, MACRO = "test.global_threshold.micro_f1", "test.label_thresholds.macro_f1"

@@ -4,26 +4,24 @@ import hashlib
 import io
 import itertools
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mlresearch.data.records import SPLITS, Dataset, Records
-from mlresearch.files import write_bytes
+from mlresearch.files import read_arrays, write_bytes
 from mlresearch.label_space import LabelSets, LabelSpace
 
 
 def read(path: Path, name: str) -> Dataset | None:
     """Return the stored data set, None where it is missing, damaged or not what its fingerprint says."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = read_arrays(path)
         if _unpack("fingerprint", arrays) != (_fingerprint(arrays),):
             return None
         return _from_arrays(name, arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError):
         return None
 
 
