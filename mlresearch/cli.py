@@ -24,6 +24,7 @@ USAGE = """usage: mlresearch COMMAND [--flags]
   reproduce STUDY [--workdir=DIR] [...]                            run all of it anew, and compare with its records
   table     STUDY | RUN ... [--format=markdown|latex|csv|json]     mean ± sd over seeds, with paired tests
             ... [--allow=missing,code,data] [--workdir=DIR]        with faults marked; where a study's runs lie
+            ... [--baseline=ROW]                                   the row that the others are tested against
   figures   STUDY | RUN ... [--output=DIR] [--workdir=DIR]         curves, ranks and what else there are data for
             ... [--only=precision_recall,...] [--row=NAME ...]     some figures; some rows
   report    RUN | STUDY [--split=test] [--output=FILE.html]        one page of HTML: labels, examples, tables

@@ -99,6 +99,21 @@ def test_two_seeds_suffice_where_the_unit_is_the_example(runs, monkeypatch, caps
     assert json.loads(capsys.readouterr().out)["tables"] == [table]
 
 
+def test_the_command_line_names_another_baseline(runs, monkeypatch, capsys):
+    monkeypatch.setattr("mlresearch.environment.code_hash", lambda sources=(): "c0de" * 16)
+    words = ["table", str(runs / "study"), f"--workdir={runs / 'runs'}", "--format=json"]
+    found = {}
+    for baseline, other in (("independent", "conditional"), ("conditional", "independent")):
+        assert main([*words, f"--baseline={baseline}"]) == 0
+        [table] = json.loads(capsys.readouterr().out)["tables"]
+        cells = {cell["row"]: cell for cell in table["cells"] if cell["column"] == PLACES[0]}
+        assert cells[baseline]["p_baseline"] is None
+        found[baseline] = cells[other]["p_baseline"]
+    assert found["independent"] == found["conditional"]  # two rows, and the test has no sides
+    assert main([*words, "--baseline=conditionl"]) != 0
+    assert "the baseline 'conditionl' names no row; did you mean 'conditional'?" in capsys.readouterr().err
+
+
 def test_without_predictions_the_unit_is_the_seed_and_the_table_says_so(runs, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("mlresearch.environment.code_hash", lambda sources=(): "c0de" * 16)
     assert main(["table", str(runs / "study"), f"--workdir={tmp_path}"]) == 0

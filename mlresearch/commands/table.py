@@ -1,5 +1,6 @@
 """The tables of studies, or of runs."""
 
+import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ def run(argv: list[str]) -> int:
     flags.DEFINE_enum("format", "markdown", ["markdown", "latex", "csv", "json"], "How to write.", flag_values=values)
     flags.DEFINE_list("allow", [], "Print in spite of: missing, code, data.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The folder of a study's runs, if not runs/STUDY.", flag_values=values)
+    flags.DEFINE_string("baseline", None, "The row that the others are tested against.", flag_values=values)
     folders = [Path(word) for word in parse(values, argv)]
     if not folders:
         raise UserError("name the folders of one or more studies or runs")
@@ -31,6 +33,9 @@ def run(argv: list[str]) -> int:
         refuse_idle(values, ["workdir", "allow"], "goes with a study")
 
     reader = OutcomeReader()
+
+    def compared(table: Table) -> Table:
+        return table if values.baseline is None else dataclasses.replace(table, baseline=values.baseline)
 
     def say(lines: Iterable[str]) -> None:
         for line in lines:
@@ -45,14 +50,14 @@ def run(argv: list[str]) -> int:
             say([*results.remarks, *([stale] if stale else [])])
             if not results.runs:
                 raise UserError(f"{study.records} has no record of a run: 'mlresearch sweep {folder}' makes them")
-            sheets += tabulate(results, study.table, values.allow, reader.of)
+            sheets += tabulate(results, compared(study.table), values.allow, reader.of)
     runs = [folder for folder in folders if not (folder / "sweep.py").exists()]
     if runs:
         results = read_runs(runs)
         say(results.remarks)
         if not results.runs:
             raise UserError("none of these runs is finished")
-        sheets += tabulate(results, Table(), tuple(FAULTS))
+        sheets += tabulate(results, compared(Table()), tuple(FAULTS))
     print(FORMATS[values.format](sheets).rstrip("\n"))
     if values.format == "csv":  # which has no place for notes
         say(dict.fromkeys(note for sheet in sheets for note in sheet.notes))

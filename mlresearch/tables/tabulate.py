@@ -116,7 +116,7 @@ def tabulate(
     places = _present(results, table)
     rows = [row for row, _, _ in results.expected]
     if table.baseline is not None and table.baseline not in rows:
-        raise UserError(f"Table(baseline={table.baseline!r}) names no row{suggest(table.baseline, rows)}")
+        raise UserError(f"the baseline {table.baseline!r} names no row{suggest(table.baseline, rows)}")
     for data in table.published:
         if data not in data_sets:
             raise UserError(f"Table(published=…) names no data set of the study: {data!r}{suggest(data, data_sets)}")
