@@ -32,6 +32,7 @@ def get_config(name: str = "emotions") -> ConfigDict:
         config.data.name = {"goemotions": "goemotions/none"}.get(name, name)
     config.linear_scores.classifier = "linear_svm"
     config.linear_scores.min_count = 5 if name == "debtags" else 2
+    config.linear_scores.folds = 3 if name == "debtags" else 5
     config.encoder.name = "mlp"
     config.encoder.mlp.dim = 256
     config.encoder.mlp.num_layers = 1
