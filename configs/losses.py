@@ -42,5 +42,4 @@ def get_config(name: str = "medical") -> ConfigDict:
     config.evaluate.every_epochs = 1.0
     config.evaluate.threshold_grid = tuple(place / 40 for place in range(1, 40))
     config.evaluate.label_threshold_positives = 10
-    config.evaluate.predictions = False
     return config

@@ -84,6 +84,7 @@ TABLE = Table(
     tested=METRICS,
     test="bootstrap",
     unit="examples",
+    resamples=4_000,
     by="metric",
     published=published(),
 )

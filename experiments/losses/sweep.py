@@ -44,4 +44,7 @@ TABLE = Table(
     baseline="cross-entropy",
     by="metric",
     tested=["test.label_thresholds.macro_f1", *THIRDS],
+    test="bootstrap",
+    unit="examples",
+    resamples=2_500,
 )
