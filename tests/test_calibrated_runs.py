@@ -3,6 +3,7 @@
 import html
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,9 +18,12 @@ from mlresearch.calibration import Method
 from mlresearch.config import base_config, check_acting, resolve
 from mlresearch.ensemble import evaluate_ensemble
 from mlresearch.errors import UserError
+from mlresearch.f_measure import largest_expected_f1
+from mlresearch.heads.independent import ProductOfBernoullis
 from mlresearch.inputs import load_dataset
 from mlresearch.intervals import run_intervals
 from mlresearch.label_space import LabelSets
+from mlresearch.logspace import log_odds
 from mlresearch.report.page import render
 from mlresearch.report.run import gather, run_page
 from mlresearch.train import train, train_replicas
@@ -216,9 +220,17 @@ def test_support_vectors_are_calibrated_as_by_platt(tmp_path, data_dir):
     config = on_points(make_config(data_dir))
     config.baseline.name = "linear_svm"
     config.evaluate.calibration = "platt"
+    config.evaluate.expected_f1_labels = 3
+    config.evaluate.predictions = True
     record = train_baseline(resolve(config), tmp_path)
     assert record["calibration"]["test"]["after"] < record["calibration"]["test"]["before"]
     assert json.loads((tmp_path / "calibration.json").read_text())["slope"] > 1
+    stored = predictions(tmp_path, "test")
+    best = largest_expected_f1(ProductOfBernoullis(log_odds(jnp.asarray(stored["log_marginals"]))), 3)
+    sizes = np.diff(stored["expected_f1_offsets"])
+    chosen = np.zeros_like(best)
+    chosen[np.repeat(np.arange(len(best)), sizes), stored["expected_f1_ids"]] = True
+    np.testing.assert_array_equal(chosen, best)
     config.evaluate.calibration_of = "scores"
     with pytest.raises(UserError, match="the baseline 'linear_svm' has no head"):
         resolve(config)

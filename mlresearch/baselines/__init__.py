@@ -26,6 +26,7 @@ from scipy import special
 
 from mlresearch import environment, workdir
 from mlresearch.calibration import Method
+from mlresearch.calibration.maps import MarginalMap
 from mlresearch.calibration.of_runs import Calibrations
 from mlresearch.config import part_class
 from mlresearch.data.records import Dataset, Records
@@ -91,13 +92,16 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
     workdir.write_labels(folder, dataset.label_space, frequencies, hierarchy)
     rules = Rules.of(config)
     stored = config.evaluate.predictions
-    of_validation, of_test = (score_records(baseline, dataset, split, rules) for split in ("validation", "test"))
-    calibrations = Calibrations.of_marginals(of_validation, Method.of(config))
-    calibrated = calibrations.apply(of_validation)
-    [on_validation] = evaluate_validation(calibrated, 1, hierarchy, rules, frequencies, predictions=stored)
+    plain = {split: score_records(baseline, dataset, split, rules) for split in ("validation", "test")}
+    calibrations = Calibrations.of_marginals(plain["validation"], Method.of(config))
+    said = plain
+    for own in calibrations.each:
+        assert isinstance(own, MarginalMap), "baselines have marginals alone"
+        said = {split: score_records(baseline, dataset, split, rules, own) for split in plain}
+    [on_validation] = evaluate_validation(said["validation"], 1, hierarchy, rules, frequencies, predictions=stored)
     assert on_validation is not None, "baselines do not diverge"
     validation, decisions = on_validation
-    [test] = evaluate(calibrations.apply(of_test), [decisions], hierarchy, frequencies, predictions=stored)
+    [test] = evaluate(said["test"], [decisions], hierarchy, frequencies, predictions=stored)
     assert test is not None
 
     metrics = write_evaluations(folder, dataset, decisions, {"validation": validation, "test": test})
@@ -122,16 +126,21 @@ def train_baseline(config: ConfigDict, folder: str | Path, sources: Sequence[Pat
         "seconds": {"train": trained - started, "evaluate": time.time() - trained},
         "metrics": metrics,
     }
-    for plain in (of_validation, of_test):
-        calibrations.note([record], plain, calibrations.apply(plain))
+    for split, before in plain.items():
+        calibrations.note([record], before, said[split])
     calibrations.write(folder)
     write_model_card(folder, record, own_config, dataset)
     write_json(folder / "run.json", record)
     return record
 
 
-def score_records(baseline: Any, dataset: Dataset, split: str, rules: Rules) -> ScoredSplit:
-    """Return what a baseline says of a split, `BLOCK_ROWS` examples at a time; it has no loss."""
+def score_records(
+    baseline: Any, dataset: Dataset, split: str, rules: Rules, calibrate: MarginalMap | None = None
+) -> ScoredSplit:
+    """Return what a baseline says of a split, `BLOCK_ROWS` examples at a time; it has no loss.
+
+    calibrate: maps its marginals, and label sets other than its own prediction are chosen by what they then are.
+    """
     records = dataset.splits[split]
     choosers = {name: jax.jit(choose) for name, choose in rules.choosers.items() if name != "mode"}
 
@@ -140,11 +149,12 @@ def score_records(baseline: Any, dataset: Dataset, split: str, rules: Rules) -> 
         for start in track(starts, f"score {split}", len(starts)):
             rows = np.arange(start, min(start + BLOCK_ROWS, len(records)))
             answer = baseline.score(records.take(rows))
+            log_marginals = answer.log_marginals if calibrate is None else calibrate(answer.log_marginals)
             sets = {"mode": answer.mode[None]}
             for name, choose in choosers.items():
-                dist = answer.dist or ProductOfBernoullis(log_odds(jnp.asarray(answer.log_marginals)))
+                dist = answer.dist or ProductOfBernoullis(log_odds(jnp.asarray(log_marginals)))
                 sets[name] = np.asarray(choose(dist))[None]
-            yield rows, answer.log_marginals[None], sets, np.full((1, len(rows)), np.nan)
+            yield rows, log_marginals[None], sets, np.full((1, len(rows)), np.nan)
 
     return ScoredSplit(split, dataset.fingerprint, records.labels, dataset.label_space.num_labels, scores)
 
