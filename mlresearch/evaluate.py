@@ -167,7 +167,8 @@ class Evaluation:
         """
         bins = {} if self.frequencies is None else frequency_bins(self.frequencies)
         metrics: dict[str, dict[str, float | None]] = {
-            name: {**counts.compute(), **macro_f1_in_bins(counts, bins)} for name, counts in self.decisions.items()
+            name: {**counts.compute(), **{of: float(value) for of, value in macro_f1_in_bins(counts, bins).items()}}
+            for name, counts in self.decisions.items()
         }
         for name, counts in self.hierarchical.items():
             metrics[name] |= counts.compute()

@@ -9,7 +9,7 @@ scores, with R chosen such that these are some hundreds of megabytes, and each t
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
@@ -98,31 +98,31 @@ class Outcome:
             orphaned=orphaned,
         )
 
-    def counts(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[LabelCounts]:
-        """Yield the state of each resample, in which example i stands ``weights[·, i]`` times."""
-        examples = weights @ self.counted
+    def counts(self, weights: Int[np.ndarray, "resamples examples"]) -> LabelCounts:
+        """Return the states of all resamples, stacked; example i stands ``weights[·, i]`` times in a resample."""
+        times = np.ascontiguousarray(weights.T)
         hits, predicted, true, unknown = (
-            (matrix.T @ weights.T).T for matrix in (self.hits, self.predicted, self.true, self.unknown)
+            np.ascontiguousarray((matrix.T @ times).T)
+            for matrix in (self.hits, self.predicted, self.true, self.unknown)
         )
-        # An example without a known label adds to `unknown` for every label, but counts nowhere.
-        known = weights.sum(axis=1)[:, None] - unknown
-        exact, precision, recall, f1 = (weights @ each for each in self.values)
-        none = np.zeros_like(examples)
-        checked, violations = (none, none) if self.orphaned is None else (examples, weights @ self.orphaned)
-        for at in range(len(weights)):
-            yield LabelCounts(
-                tp=hits[at],
-                fp=predicted[at] - hits[at],
-                fn=true[at] - hits[at],
-                known=known[at],
-                examples=examples[at],
-                exact=exact[at],
-                checked=checked[at],
-                violations=violations[at],
-                example_precision=precision[at],
-                example_recall=recall[at],
-                example_f1=f1[at],
-            )
+        orphaned = np.zeros(len(times)) if self.orphaned is None else self.orphaned
+        by_example = np.column_stack([self.counted, orphaned, *self.values]).astype(np.float64)
+        examples, violations, exact, precision, recall, f1 = (weights.astype(np.float64) @ by_example).T
+        examples, violations, exact = (each.astype(np.int64) for each in (examples, violations, exact))
+        return LabelCounts(
+            tp=hits,
+            fp=predicted - hits,
+            fn=true - hits,
+            # An example without a known label adds to `unknown` for every label, but counts nowhere.
+            known=weights.sum(axis=1)[:, None] - unknown,
+            examples=examples,
+            exact=exact,
+            checked=np.zeros_like(examples) if self.orphaned is None else examples,
+            violations=violations,
+            example_precision=precision,
+            example_recall=recall,
+            example_f1=f1,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -364,39 +364,43 @@ class Outcomes:
         """Return metrics of each resample by place, of those places that are at hand and have values in all of them."""
         given = {}
         for group in dict.fromkeys(place.split(".")[1] for place in places):
-            computed = list(self._computed(group, weights))
+            computed = self._computed(group, weights)
             for place in places:
                 split, of, metric = place.split(".")
-                if (split, of) == (self.split, group) and computed and all(metric in values for values in computed):
-                    given[place] = np.array([values[metric] for values in computed])
+                if (split, of) == (self.split, group) and metric in computed:
+                    given[place] = computed[metric]
         if (place := f"{self.split}.loss.mean") in places and np.isfinite(self.losses).all():
             given[place] = weights @ self.losses.astype(np.float64) / self.num_examples
         return given
 
-    def _computed(self, group: str, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[dict[str, float]]:
-        """Yield the metrics of a group in each resample; those of known cells are not in one without any."""
-        parts: list[Iterator[dict[str, float]]] = []
+    def _computed(
+        self, group: str, weights: Int[np.ndarray, "resamples examples"]
+    ) -> dict[str, Float[np.ndarray, "resamples"]]:
+        """Return the metrics of a group in each resample; those of known cells only if all have any."""
+        computed: dict[str, np.ndarray] = {}
         if group in self.decisions:
-            counted = self.decisions[group].counts(weights)
-            parts.append(
-                counts.compute() | macro_f1_in_bins(counts, self.bins) if counts.examples else {} for counts in counted
-            )
+            counts = self.decisions[group].counts(weights)
+            computed |= counts.each() | macro_f1_in_bins(counts, self.bins) if counts.examples.all() else {}
         if group in self.hierarchical:
-            parts.append(state.compute() for state in self.hierarchical[group].states(weights))
+            computed |= _together(state.compute() for state in self.hierarchical[group].states(weights))
         if group == "ranking" and self.example_ranks is not None:
-            parts.append(self._at_hand(state.compute()) for state in self.example_ranks.states(weights))
+            computed |= _together(self._at_hand(state.compute()) for state in self.example_ranks.states(weights))
         if group == "ranking" and self.ranked is not None:
-            parts.append(state.compute() for state in self.ranked.ranks(weights))
+            computed |= _together(state.compute() for state in self.ranked.ranks(weights))
         if group == "probabilities" and self.reliability is not None:
             states = self.reliability.states(weights)
-            parts.append(state.compute() if state.cells.any() else {} for state in states)
-        if parts:
-            for together in zip(*parts, strict=True):
-                yield {name: value for part in together for name, value in part.items()}
+            computed |= _together(state.compute() if state.cells.any() else {} for state in states)
+        return computed
 
     def _at_hand(self, ranking: dict[str, float]) -> dict[str, float]:
         """Return those metrics of a ranking that its highest scores give, where these alone are there."""
         return {name: value for name, value in ranking.items() if self.whole or "_at_" in name}
+
+
+def _together(each: Iterable[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Return numbers of each by name, of those names that all have."""
+    every = list(each)
+    return {name: np.array([one[name] for one in every]) for name in every[0] if all(name in one for one in every)}
 
 
 def agrees(recorded: float | None, computed: float) -> bool:

@@ -189,32 +189,35 @@ class LabelCounts:
         known nowhere has no positive.
         """
         counts = self.to_host()
-        tp, fp, fn = counts.tp, counts.fp, counts.fn
-        examples = int(counts.examples)
-        if examples == 0:
+        if not counts.examples:
             raise UserError(NO_EXAMPLES)
-        present = tp + fn > 0
-        num_present = max(int(present.sum()), 1)
+        return {name: float(value) for name, value in counts.each().items()}
+
+    def each(self) -> dict[str, Any]:
+        """Return the metrics of `compute` of each of stacked states, float64 [*stack]; all have examples."""
+        tp, fp, fn = self.tp, self.fp, self.fn
+        positives, predicted, examples = tp + fn, tp + fp, self.examples
+        present = positives > 0
         metrics = {
-            "num_examples": float(examples),
-            "num_labels_absent": float((~present).sum()),
-            "label_cardinality": (tp + fn).sum() / examples,
-            "predicted_cardinality": (tp + fp).sum() / examples,
-            "hamming_loss": (fp + fn).sum() / counts.known.sum(),
-            "subset_accuracy": counts.exact / examples,
-            "example_precision": counts.example_precision / examples,
-            "example_recall": counts.example_recall / examples,
-            "example_f1": counts.example_f1 / examples,
+            "num_examples": examples.astype(np.float64),
+            "num_labels_absent": (~present).sum(-1).astype(np.float64),
+            "label_cardinality": positives.sum(-1) / examples,
+            "predicted_cardinality": predicted.sum(-1) / examples,
+            "hamming_loss": (fp + fn).sum(-1) / self.known.sum(-1),
+            "subset_accuracy": self.exact / examples,
+            "example_precision": self.example_precision / examples,
+            "example_recall": self.example_recall / examples,
+            "example_f1": self.example_f1 / examples,
         }
-        if counts.checked:
-            metrics["violation_rate"] = counts.violations / counts.checked
-        totals = precision_recall_f1(tp.sum(), fp.sum(), fn.sum())
+        if self.checked.all():
+            metrics["violation_rate"] = self.violations / self.checked
+        totals = precision_recall_f1(tp.sum(-1), fp.sum(-1), fn.sum(-1))
         for name, by_label in precision_recall_f1(tp, fp, fn).items():
             metrics[f"micro_{name}"] = totals[name]
-            metrics[f"macro_{name}"] = by_label.mean()
-            metrics[f"macro_{name}_present"] = by_label[present].sum() / num_present
-            metrics[f"weighted_{name}"] = by_label @ (tp + fn) / max((tp + fn).sum(), 1)
-        return {name: float(value) for name, value in metrics.items()}
+            metrics[f"macro_{name}"] = by_label.mean(-1)
+            metrics[f"macro_{name}_present"] = (by_label * present).sum(-1) / np.maximum(present.sum(-1), 1)
+            metrics[f"weighted_{name}"] = (by_label * positives).sum(-1) / np.maximum(positives.sum(-1), 1)
+        return metrics
 
 
 def precision_recall_f1(tp: Any, fp: Any, fn: Any) -> dict[str, Any]:

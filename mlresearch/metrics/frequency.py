@@ -1,6 +1,7 @@
 """What is said of labels by how often they are on in training: macro-F1 by frequency, and propensities."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -27,15 +28,15 @@ def frequency_bins(frequencies: Frequencies) -> dict[str, Int[np.ndarray, "_"]]:
     return dict(zip(BINS, np.array_split(occurring, len(BINS)), strict=True))
 
 
-def macro_f1_in_bins(counts: LabelCounts, bins: Mapping[str, Int[np.ndarray, "_"]]) -> dict[str, float]:
-    """Return ``macro_f1_head``, ``macro_f1_middle`` and ``macro_f1_tail``: the mean F1 of the labels of each bin.
+def macro_f1_in_bins(counts: LabelCounts, bins: Mapping[str, Int[np.ndarray, "_"]]) -> dict[str, Any]:
+    """Return ``macro_f1_head``, ``macro_f1_middle``, ``macro_f1_tail``: the mean F1 of a bin's labels, [*stack].
 
     F1 is that of `LabelCounts.compute`, 0 where a label is neither true nor predicted. A bin without labels is left
     out. Many-, medium- and few-shot labels are told apart so by Liu et al., "Large-Scale Long-Tailed Recognition in an
     Open World", 2019, there by numbers of examples.
     """
     f1 = precision_recall_f1(counts.tp, counts.fp, counts.fn)["f1"]
-    return {f"macro_f1_{name}": float(f1[ids].mean()) for name, ids in bins.items() if len(ids)}
+    return {f"macro_f1_{name}": f1[..., ids].mean(-1) for name, ids in bins.items() if len(ids)}
 
 
 def inverse_propensities(frequencies: Frequencies) -> Float64[np.ndarray, "labels"]:
