@@ -1,8 +1,8 @@
 """Metrics of a scored split on resampled examples: the states of each resample, and what they compute.
 
 A resample is how often each example was drawn. Its counts, and its means over examples, are weighted sums over what is
-kept of each example; its ranks are those of the positives, copied as often as they were drawn, and of the negatives,
-which are counted by weight. The metrics' own code computes the rest, so that each number is that of the rows copied.
+kept of each example, and so are the hits and false alarms of each positive, which average precision is the mean of. The
+metrics' own code computes the rest, so that each number is that of the rows copied.
 
 Where N examples have P positives among L labels, R resamples at a time take O(R · (N + L + P)) numbers beside the
 scores, with R chosen such that these are some hundreds of megabytes, and each takes O(P · log P + cells) steps.
@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import jax
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from mlresearch.decisions import Decision
 from mlresearch.evaluate import evaluate
@@ -29,7 +29,6 @@ from mlresearch.metrics import (
     HierarchicalCounts,
     LabelCounts,
     Positives,
-    Ranks,
     Reliability,
     frequency_bins,
     inverse_propensities,
@@ -148,32 +147,43 @@ class RankedCells:
         by_label = np.concatenate(rows)[np.argsort(np.concatenate([np.zeros(0, np.complex64), *positives.parts]))]
         return cls(scored, positives, by_label, by_label[np.argsort(positives.scores)])
 
-    def ranks(self, weights: Int[np.ndarray, "resamples examples"]) -> Iterator[Ranks]:
-        """Yield the state of each resample; what only decisions are fitted by, `below` and `highest`, is NaN."""
-        alarms, all_alarms = self._alarms(weights)
-        highest = np.full(self.scored.num_labels, np.nan, np.float32)
-        for at, drawn in enumerate(weights):
-            times = drawn[self.rows]
-            copies = np.repeat(self.positives.by_label, times)
-            yield Ranks(
-                Positives((copies,)),
-                alarms=np.repeat(alarms[at], times),
-                below=np.full(len(copies), np.nan, np.float32),
-                all_alarms=np.repeat(all_alarms[at], drawn[self.ranked_rows]),
-                highest=highest,
-            )
+    def metrics(self, weights: Int[np.ndarray, "resamples examples"]) -> dict[str, Float64[np.ndarray, "resamples"]]:
+        """Return the average precisions of `Ranks.compute` in each resample; positive j stands tⱼ times in one.
+
+        Of hits hⱼ, the sum of t over positives that score no less, and as many false alarms aⱼ, they are means of
+        ``hⱼ / (hⱼ + aⱼ)``, weighted by t: within each label and then over labels that have any, and over all.
+        """
+        positives, num_resamples = self.positives, len(weights)
+        if not len(self.rows):
+            return {f"{mean}_average_precision": np.zeros(num_resamples) for mean in ("micro", "macro", "weighted")}
+        cells = len(self.scored) * self.scored.num_labels
+        drawn = weights.T.astype(np.int32 if cells < 1 << 31 else np.int64, order="C")
+        alarms, all_alarms = self._alarms(drawn)
+        times = drawn[self.rows]
+        sums = _sums_from(times)
+        equal = positives.first[positives.group] + positives.lower  # the first of those that score the same
+        stop = positives.first + positives.count
+        found = _share(times, sums[equal] - sums[stop][positives.group], alarms)
+        by_label, drawn_by_label = np.add.reduceat(found, positives.first), sums[positives.first] - sums[stop]
+        means = by_label / np.maximum(drawn_by_label, 1)
+        total = np.maximum(sums[0], 1)
+        times = drawn[self.ranked_rows]
+        all_hits = _sums_from(times)[np.searchsorted(positives.ranked, positives.ranked)]
+        return {
+            "micro_average_precision": _share(times, all_hits, all_alarms).sum(axis=0) / total,
+            "macro_average_precision": means.sum(axis=0) / np.maximum((drawn_by_label > 0).sum(axis=0), 1),
+            "weighted_average_precision": found.sum(axis=0) / total,
+        }
 
     def _alarms(
-        self, weights: Int[np.ndarray, "resamples examples"]
-    ) -> tuple[Int[np.ndarray, "resamples positives"], Int[np.ndarray, "resamples positives"]]:
+        self, drawn: Int[np.ndarray, "examples resamples"]
+    ) -> tuple[Int[np.ndarray, "positives resamples"], Int[np.ndarray, "positives resamples"]]:
         """Return how many negatives score no less than each positive, of its label and of all labels.
 
         A negative adds its weight to the highest positive that it scores no less than, and sums from above do the rest.
         """
-        positives, num_positives = self.positives, len(self.rows)
-        dtype = np.int32 if len(self.scored) * self.scored.num_labels < 1 << 31 else np.int64
-        times = weights.T.astype(dtype)
-        own, all_labels = np.zeros((2, num_positives, len(weights)), dtype)
+        positives, num_positives, dtype = self.positives, len(self.rows), drawn.dtype
+        own, all_labels = np.zeros((2, num_positives, drawn.shape[1]), dtype)
         for [block] in self.scored:
             negative = ~block.labels if block.known is None else block.known & ~block.labels
             rivals = (
@@ -182,13 +192,25 @@ class RankedCells:
             )
             for alarms, (met, rows) in zip((own, all_labels), rivals, strict=True):
                 shape = (num_positives, len(block.rows))
-                alarms += Sparse((np.ones(len(met), dtype), (met, rows)), shape=shape) @ times[block.rows]
+                alarms += Sparse((np.ones(len(met), dtype), (met, rows)), shape=shape) @ drawn[block.rows]
         for alarms in (own, all_labels):
             np.cumsum(alarms[::-1], axis=0, dtype=dtype, out=alarms[::-1])
         stop = (positives.first + positives.count)[positives.group]  # where the next label's begin
         inner = stop < num_positives
         own[inner] -= own[stop[inner]]  # which is still the sum over all labels that follow
-        return own.T, all_labels.T
+        return own, all_labels
+
+
+def _sums_from(times: Int[np.ndarray, "positives resamples"]) -> Int[np.ndarray, "positives+1 resamples"]:
+    """Return sums from each place on to the end, where there is 0."""
+    sums = np.zeros((len(times) + 1, times.shape[1]), times.dtype)
+    np.cumsum(times[::-1], axis=0, dtype=times.dtype, out=sums[-2::-1])
+    return sums
+
+
+def _share(times: np.ndarray, hits: np.ndarray, alarms: np.ndarray) -> Float64[np.ndarray, "positives resamples"]:
+    """Return ``t · h / (h + a)``, and 0 where nothing is found."""
+    return times * (hits / np.maximum(hits + alarms, 1))
 
 
 def _met(
@@ -386,7 +408,7 @@ class Outcomes:
         if group == "ranking" and self.example_ranks is not None:
             computed |= _together(self._at_hand(state.compute()) for state in self.example_ranks.states(weights))
         if group == "ranking" and self.ranked is not None:
-            computed |= _together(state.compute() for state in self.ranked.ranks(weights))
+            computed |= self.ranked.metrics(weights)
         if group == "probabilities" and self.reliability is not None:
             states = self.reliability.states(weights)
             computed |= _together(state.compute() if state.cells.any() else {} for state in states)
