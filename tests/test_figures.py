@@ -219,6 +219,16 @@ def test_names_are_cut_to_what_fits():
     assert style.cut("short", 5) == style.squeezed("short", 5) == "short"
 
 
+def test_titles_break_between_words_and_a_word_only_if_it_must():
+    assert style.wrapped("validation macro_f1 (label_thresholds)", 1.0, 7.0).split("\n") == [
+        "validation macro_",
+        "f1 (label_",
+        "thresholds)",
+    ]
+    assert style.wrapped("on all  of\nthem", 3.0) == "on all of them"
+    assert style.wrapped("x" * 20, 0.1).split("\n") == ["x" * 8, "x" * 8, "x" * 4]
+
+
 def test_names_that_differ_in_the_middle_stay_apart():
     names = ["conditional any, 0.001", "conditional one, 0.001"]
     assert style.squeezed_apart(names, 10, 22) == names

@@ -180,8 +180,17 @@ def squeezed_apart(names: Sequence[str], width: int, most: int) -> list[str]:
 
 
 def wrapped(text: str, width: float, size: float = 8.0) -> str:
-    """Return a title in lines that fit into so many inches in letters of so many points."""
-    return textwrap.fill(text, max(int(width / (0.0082 * size)), 8))
+    """Return a title in lines that fit into so many inches in letters of so many points.
+
+    Lines end after spaces and underscores, and within a word only where it is longer than a line.
+    """
+    room = max(int(width / (0.0082 * size)), 8)
+    lines = [""]
+    for word in re.split(r"(?<=[ _])", " ".join(text.split())):
+        if lines[-1] and len(lines[-1] + word.rstrip()) > room:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(textwrap.fill(line, room) for line in lines)
 
 
 def plain(value: float, _: Any) -> str:
