@@ -1,4 +1,4 @@
-"""Numbers behind figures against scikit-learn and plain loops, what is drawn read back, and the command."""
+"""How figures look, and what is drawn, read back."""
 
 import dataclasses
 import io
@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.text import Text
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
-from small_runs import make_config
-from small_scores import scored_split
-from small_study import write_study
 from small_tables import ACCURACY, LOSS, make_record, make_results, only_sheet
 
-from mlresearch.cli import main
 from mlresearch.config import base_config
-from mlresearch.decisions import Half
 from mlresearch.errors import UserError
 from mlresearch.figures import (
     attention,
@@ -30,168 +23,17 @@ from mlresearch.figures import (
     drawing,
     label_f1,
     learning,
-    of_runs,
     style,
     thresholds,
 )
 from mlresearch.figures import critical_difference as ranks_figure
 from mlresearch.figures import metrics as metrics_figure
 from mlresearch.figures import precision_recall as curves
-from mlresearch.inputs import load_dataset
-from mlresearch.label_space import LabelSets
-from mlresearch.metrics import NUM_BINS
-from mlresearch.predict import Run
 from mlresearch.tables import Table
 from mlresearch.tables.ranking import mean_ranks
-from mlresearch.tables.results import Result, Results, read_runs
-from mlresearch.train import train
+from mlresearch.tables.results import Result, Results
 
 LONG = ["linear+independent", "label_attention+independent ensemble ×10", *(f"row {at}" for at in range(8))]
-
-
-def made_up(seed=0, examples=40, num_labels=7, unknown=True):
-    """Scores with ties, truths, and whether these are known; the last label is never on."""
-    rng = np.random.default_rng(seed)
-    probs = rng.integers(1, 20, (examples, num_labels)) / 20
-    labels = rng.random(probs.shape) < probs
-    labels[:, -1] = False
-    known = rng.random(probs.shape) < 0.8 if unknown else np.ones(probs.shape, bool)
-    scores = np.log(probs).astype(np.float32)
-    return scores, labels & known, known, scored_split(scores[None], labels[None], labels, known)
-
-
-# The numbers.
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_curve_is_that_of_scikit_learn_at_its_corners(seed):
-    scores, labels, known, scored = made_up(seed)
-    curve = curves.micro_curve(scored)
-    precision, recall, _ = precision_recall_curve(labels[known], scores[known])
-    best = {}
-    for at, value in zip(recall.tolist(), precision.tolist(), strict=True):
-        if at:
-            best[at] = max(value, best.get(at, 0.0))
-    assert curve.recall.tolist() == pytest.approx(sorted(best))
-    assert curve.precision.tolist() == pytest.approx([best[at] for at in sorted(best)])
-    assert curve.average_precision == pytest.approx(average_precision_score(labels[known], scores[known]))
-
-
-def test_a_split_without_positives_has_no_curve():
-    scores, labels, *_ = made_up()
-    assert not len(curves.micro_curve(scored_split(scores[None], labels[None], np.zeros_like(labels))).recall)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_reliability_is_that_of_scikit_learn(seed):
-    scores, labels, known, scored = made_up(seed, unknown=seed > 0)
-    found = calibration.reliability(scored)
-    on, predicted = calibration_curve(labels[known], np.exp(scores[known]).astype(np.float64), n_bins=NUM_BINS)
-    there = found.counts > 0
-    np.testing.assert_allclose(found.observed[there], on)
-    np.testing.assert_allclose(found.predicted[there], predicted)
-    assert found.counts.sum() == known.sum()
-
-
-def test_f1_of_labels_and_by_threshold_is_that_of_scikit_learn():
-    scores, labels, known, scored = made_up()
-    found = label_f1.label_f1(scored, Half())
-    by_label = [
-        f1_score(labels[known[:, at], at], np.exp(scores[known[:, at], at]) > 0.5, zero_division=0)
-        for at in range(labels.shape[1])
-    ]
-    np.testing.assert_allclose(found[:-1], by_label[:-1])
-    assert np.isnan(found[-1])  # never on
-
-    grid = (0.11, 0.33, 0.72)
-    lines = thresholds.f1_by_threshold(scored, 0.33, grid)
-    for at, threshold in enumerate(grid):
-        passing = (np.exp(scores) > threshold) & known
-        assert lines.micro_f1[at] == pytest.approx(f1_score(labels, passing, average="micro"))
-        assert lines.macro_f1[at] == pytest.approx(f1_score(labels[:, :-1], passing[:, :-1], average="macro"))
-
-
-def test_labels_together_by_loops_and_their_correlation():
-    scores, labels, known, scored = made_up()
-    chosen = np.array([4, 0, 2])
-    data, model = cooccurrence.count_together(scored, Half(), chosen)
-    predicted = np.exp(scores) > 0.5
-    for (one, first), (other, second) in itertools.product(enumerate(chosen), repeat=2):
-        both = known[:, first] & known[:, second]
-        assert data[one, other] == (labels[:, first] & labels[:, second]).sum()
-        assert model[one, other] == (predicted[:, first] & predicted[:, second] & both).sum()
-    found = cooccurrence.correlations(data, len(labels))
-    np.testing.assert_allclose(found, np.corrcoef(labels[:, chosen].T.astype(float)), atol=1e-12)
-
-
-def test_running_medians_by_a_loop():
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 12, 30), rng.random(30)
-    order = np.argsort(x, kind="stable")
-    by_x = {}
-    for at in range(24):
-        by_x.setdefault(np.median(x[order[at : at + 7]]), []).append(np.median(y[order[at : at + 7]]))
-    of_x, of_y = label_f1.running_median(x, y, 7)
-    assert of_x.tolist() == sorted(by_x)
-    assert of_y.tolist() == pytest.approx([np.mean(by_x[at]) for at in sorted(by_x)])
-
-
-def test_bands_go_as_far_as_most_runs():
-    found = learning.band([{1.0: 2.0, 2.0: 4.0, 3.0: 1.0}, {1.0: 4.0, 2.0: 5.0}, {1.0: 9.0}])
-    assert found.epochs.tolist() == [1, 2]  # the third epoch is of one run of three
-    assert found.mean.tolist() == [5, 4.5]
-    assert (found.low.tolist(), found.high.tolist()) == ([2, 4], [9, 5])
-
-
-def test_a_log_is_read_by_name_and_epoch(tmp_path):
-    (tmp_path / "log").write_text(
-        '{"step": 4, "epoch": 0.5, "train_loss": 3.0, "gradient_norm": 1.0}\n'
-        '{"step": 8, "epoch": 1.0, "validation": {"mode.micro_f1": 0.25, "loss.mean": null}}\n'
-        '{"step": 8, "epoch": 1.0, "train_loss": NaN}\n'
-    )
-    assert learning.read_log(tmp_path / "log") == {"train_loss": {0.5: 3.0}, "validation.mode.micro_f1": {1.0: 0.25}}
-
-
-def test_a_logarithmic_axis_has_several_numbers():
-    """On 3 to 70 the powers of ten are one."""
-    figure = learning.draw_learning(
-        {"train_loss": {"row": learning.band([{1.0: 70.0, 2.0: 9.0, 3.0: 3.0}])}}, "title", ["row"]
-    )
-    axes = figure.axes[0]
-    low, high = axes.get_ylim()
-    assert axes.get_yscale() == "log"
-    told = [tick for tick in axes.get_yticks() if low <= tick <= high and axes.yaxis.get_major_formatter()(tick, 0)]
-    assert told == pytest.approx([5, 10, 20, 50])
-
-
-def test_thinned_curves_keep_their_ends_and_their_shape():
-    x = np.sort(np.random.default_rng(0).random(5000))
-    y = np.where(x < 0.5, 0.0, np.sin(40 * x))
-    kept = style.thin(x, y, 300)
-    assert 100 < len(kept) <= 300
-    assert (kept[0], kept[-1]) == (0, 4999)
-    assert (np.diff(kept) > 0).all()
-    length = 1 + np.abs(np.diff(y)).sum() / np.ptp(y)
-    assert np.abs(np.interp(x, x[kept], y[kept]) - y).max() < np.ptp(y) * length / 149  # the length between two
-    assert style.thin(x[:5], y[:5]).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_pieces_fill_lines_in_order_without_meeting():
-    pieces = ["▁a", "bc", "▁defg", "h", "▁ij"]
-    assert attention.placed(pieces, 7) == [(0, 0), (0, 2), (1, 0), (1, 5), (2, 0)]
-
-
-@pytest.mark.parametrize(
-    ("names", "shared"),
-    [
-        (["flat, dependence 0", "flat, dependence 4"], "flat"),
-        (["tree, dependence 1", "tree, dependence 10"], "tree"),
-        (["a", "b"], "a"),
-        (["dependence=1"], "dependence=1"),
-    ],
-)
-def test_what_names_of_data_sets_share(names, shared):
-    assert metrics_figure.common_title(names, "dependence") == shared
 
 
 # The looks.
@@ -471,135 +313,9 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
         next(drawing.draw(make_results({"a": [0.1]}), Table(columns=[ACCURACY]), ["learning"]))
 
 
-# The command.
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, data_dir):
-    """A study of two runs, trained, and the folder of its runs."""
-    folder = tmp_path_factory.mktemp("figures")
-    made = write_study(folder, data_dir, 'cross([{"head.name": "independent", "row": "one"}], seeds(2))')
-    assert main(["sweep", str(made), f"--workdir={folder / 'runs'}"]) == 0
-    return made, folder / "runs"
-
-
-def test_a_study_is_drawn_and_what_is_left_out_is_named(study, capsys):
-    folder, runs = study
-    capsys.readouterr()
-    assert main(["figures", str(folder), f"--workdir={runs}"]) == 0
-    said = capsys.readouterr()
-    written = {Path(line) for line in said.out.splitlines()}
-    kinds = ("metrics", "learning", "precision_recall", "calibration", "thresholds", "label_f1", "cooccurrence")
-    assert written == {
-        folder / "figures" / f"{kind}-synthetic_features.{form}" for kind in kinds for form in ("png", "pdf")
-    }
-    assert all(path.stat().st_size > 1000 for path in written)
-    assert "left out: attention-synthetic_features: the data set has no text" in said.err
-    assert "left out: critical_difference: it is for 5 data sets or more" in said.err
-
-
-def test_records_alone_are_enough_for_some_figures(study, capsys, tmp_path):
-    folder, _ = study
-    capsys.readouterr()
-    assert main(["figures", str(folder), f"--workdir={tmp_path / 'none'}", f"--output={tmp_path / 'out'}"]) == 0
-    said = capsys.readouterr()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        f"metrics-synthetic_features.{form}" for form in ("png", "pdf")
-    }
-    names = ", ".join(f"{kind}-synthetic_features" for kind in of_runs.KINDS)
-    assert f"left out: {names}: the folder of no run is at hand" in said.err
-
-
-def test_runs_are_drawn_and_mistakes_are_told(study, capsys, tmp_path):
-    folder, runs = study
-    one = next(path.parent for path in sorted(runs.glob("*/run.json")))
-    assert main(["figures", str(one), "--only=learning,calibration", f"--output={tmp_path}"]) == 0
-    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"learning", "calibration"}
-    capsys.readouterr()
-    for words, why in (
-        ([], "name the folder of one study"),
-        ([str(folder), str(one)], "name the folder of one study"),
-        ([str(folder), "--only=learnin"], "did you mean 'learning'?"),
-        ([str(folder), "--row=on"], "did you mean 'one'?"),
-        ([str(tmp_path)], "holds no run"),
-    ):
-        assert main(["figures", *words]) == 2
-        assert why in capsys.readouterr().err
-
-
-def test_changed_data_are_not_drawn(study, monkeypatch):
-    _, runs = study
-    results = read_runs([path.parent for path in runs.glob("*/run.json")])
-
-    def refuse(*_):
-        raise UserError("changed")
-
-    monkeypatch.setattr(of_runs.workdir, "refuse_changed", refuse)
-    [made] = drawing.draw(results, Table(), ["calibration"])
-    assert made.figure is None
-    assert "changed" in made.remark
-
-
-def test_a_row_of_other_data_of_the_same_name_is_not_drawn(study):
-    _, runs = study
-    [one, other] = read_runs([path.parent for path in runs.glob("*/run.json")]).runs
-    changed = other.record | {"data": other.record["data"] | {"fingerprint": "other"}}
-    both = (one, dataclasses.replace(other, row="other", record=changed))
-    results = Results("runs", tuple((run.row, run.data, run.seed) for run in both), both)
-    for made in drawing.draw(results, Table(), ["calibration", "precision_recall", "thresholds", "label_f1"]):
-        [legend] = made.figure.legends
-        assert [text.get_text().partition(",")[0] for text in legend.get_texts()] == [one.row]
-        assert "without 'other'" in made.remark
-        assert "not what it was" in made.remark
-
-
-def test_empty_pictures_are_left_out(study, monkeypatch):
-    _, runs = study
-    results = read_runs([runs])
-    load = of_runs._load
-
-    def without_positives(run):
-        dataset = load(run)
-        splits = {
-            name: dataclasses.replace(split, labels=LabelSets.from_rows([[]] * len(split.labels)))
-            for name, split in dataset.splits.items()
-        }
-        return dataclasses.replace(dataset, splits=splits)
-
-    monkeypatch.setattr(of_runs, "_load", without_positives)
-    monkeypatch.setattr(of_runs, "read_log", lambda _: {"train_loss": {1.0: 2.0}})
-    kinds = ["learning", "precision_recall", "thresholds", "label_f1", "cooccurrence"]
-    made = list(drawing.draw(results, Table(), kinds))
-    assert [each.figure for each in made] == [None] * len(kinds)
-    why = ["two numbers of a kind", "on in the test split", "on in the validation split", "on in the test", "no two"]
-    assert all(reason in each.remark for reason, each in zip(why, made, strict=True))
-
-
 @pytest.mark.parametrize(("high", "least"), [(40, 3), (90, 3), (4000, 3)])
 def test_an_axis_of_frequencies_has_several_numbers(high, least):
     frequencies = np.array([3, 4, high])
     figure = label_f1.draw_label_f1({"row": np.array([0.1, 0.2, 0.3])}, frequencies, "title")
     left, right = figure.axes[0].get_xlim()
     assert len([tick for tick in figure.axes[0].get_xticks() if left <= tick <= right]) >= least
-
-
-def test_the_attention_of_a_text_is_drawn(tmp_path, data_dir):
-    config = make_config(data_dir)
-    config.decoder.name, config.head.name, config.train.num_epochs = "label_attention", "independent", 0.2
-    config.decoder.label_attention.update({"query_dim": 8, "num_heads": 2})
-    train(config, tmp_path / "run")
-    results = read_runs([tmp_path / "run"])
-    made, missing = drawing.draw(results, Table(), ["attention", "calibration"])
-    made, missing = (missing, made) if made.figure is None else (made, missing)
-    assert "predictions_test.npz" in missing.remark  # of a run that keeps none
-    assert made.name == "attention-tiny_paths"
-    run, test = Run(tmp_path / "run"), load_dataset(config).splits["test"]
-    [predicted] = run.predict([test.texts[0]], min_probability=0.0)
-    best = sorted(predicted, key=lambda label: -label.probability)[: of_runs.MAX_ATTENDING]
-    [read] = run.attention([test.texts[0]])
-    assert [text.get_text() for text in made.figure.axes[0].texts if text.get_weight() == "bold"] == [
-        label.name for label in best
-    ]
-    of_text = read.tokens[-1, read.queries.index((best[0].name,)), 1:]  # the first place is the whole input
-    drawn = made.figure.axes[0].patches[: len(of_text)]
-    np.testing.assert_allclose([1 - each.get_facecolor()[0] for each in drawn], of_text / of_text.max(), atol=1e-5)
