@@ -41,8 +41,9 @@ def fit_labels(
     """Yield one fitted copy of a classifier a label, in the order of `labels`; the same bits every time.
 
     truth: of the rows, on or off for each of so many labels in all. Every one of `labels` has to be on for some rows,
-    and off for others.
+    and off for others. The entries of `rows` are sorted in place.
     """
+    rows.sum_duplicates()  # else scikit-learn does so in each fit, in place, while other threads read the same rows
     by_label = truth.sparse(count).tocsc()
 
     def fit(label: int) -> Any:
