@@ -5,7 +5,8 @@ kept of each example, and so are the hits and false alarms of each positive, whi
 metrics' own code computes the rest, so that each number is that of the rows copied.
 
 Where N examples have P positives among L labels, R resamples at a time take O(R · (N + L + P)) numbers beside the
-scores, with R chosen such that these are some hundreds of megabytes, and each takes O(P · log P + cells) steps.
+scores, with R chosen such that these are some hundreds of megabytes, and each takes O(N + L + P) steps, after
+O(cells · log P) for all R.
 """
 
 import dataclasses
