@@ -1,5 +1,6 @@
 """Passes over blocks against whole matrices, scikit-learn and themselves, whatever the blocks and wherever they are."""
 
+import gc
 import math
 import tracemalloc
 
@@ -279,16 +280,21 @@ def peak_bytes(examples, num_labels):
 
     def score():
         for start in range(0, examples, 16):
+            if start % 256 == 0:
+                gc.collect()  # or what waits for the collector counts, more of it the more the process holds besides
             rows = np.arange(start, start + 16)
             scores = np.stack([noise[row : row + num_labels] for row in rows])[None]
             yield rows, scores, {"mode": scores > -0.1}, np.zeros((1, 16), np.float32)
 
+    gc.collect()
+    gc.freeze()
     tracemalloc.start()
     try:
         evaluate_validation(ScoredSplit("validation", "", labels, num_labels, score), 1, None, Rules())
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
 
 
 def test_memory_is_that_of_positives_and_of_a_block_not_of_the_split(monkeypatch):
