@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -67,7 +68,8 @@ class Preprocessing:
     def learn(cls, config: ConfigDict, training: TrainingRecords) -> "Preprocessing":
         """Learn from training records; others are a `TypeError`.
 
-        Equal records give equal results, so a run that goes on learns its own once more.
+        Equal records give equal results, so a run that goes on learns its own once more. Linear scores, which may take
+        minutes, are kept beside the prepared data sets.
         """
         require_training(training)
         tokenizer = columns = linear = out_of_fold = None
@@ -81,7 +83,8 @@ class Preprocessing:
         if training.features is not None or training.categories is not None:
             columns = Columns.learn(training, **config.columns)
         if config.linear_scores.classifier:
-            linear, out_of_fold = LinearScores.learn(config.linear_scores, config.columns, training)
+            kept = Path(config.data.dir or default_data_dir()).expanduser() / "linear_scores"
+            linear, out_of_fold = LinearScores.learn_once(kept, config.linear_scores, config.columns, training)
         return cls(tokenizer, columns, config.text.max_length, linear, out_of_fold)
 
     @property

@@ -1,9 +1,12 @@
 """Scores of linear classifiers as inputs of a model: the wide path beside the learned encoder."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from ml_collections import ConfigDict
 from scipy import optimize, special
 
 from mlresearch.data.records import Records, TrainingRecords, require_training
+from mlresearch.environment import code_hash
 from mlresearch.errors import UserError
 from mlresearch.files import read_arrays, write_bytes
 from mlresearch.linear import fit_labels, logistic_regression, support_vectors
@@ -84,6 +88,27 @@ class LinearScores:
         offsets = np.where(np.isnan(intercepts), 0.0, slope * (intercepts - means))
         return cls(vectors, (slope * weights).astype(np.float32), offsets), (slope * centred).astype(np.float32)
 
+    @classmethod
+    def learn_once(
+        cls, folder: Path, settings: ConfigDict, columns: ConfigDict, training: TrainingRecords
+    ) -> tuple["LinearScores", Float32[np.ndarray, "examples labels"]]:
+        """Return what `learn` does, read from a folder where it was kept before, else learnt and kept there.
+
+        It is found again by equal settings and training records, of the same code and the same versions of the solvers.
+        What is damaged is learnt anew, and what cannot be written is not kept.
+        """
+        require_training(training)
+        path = folder / f"{_key(settings, columns, training)}.npz"
+        try:
+            stored = read_arrays(path)
+            return cls._from_arrays(stored), stored["out_of_fold"]
+        except (OSError, ValueError, KeyError):
+            learnt, out_of_fold = cls.learn(settings, columns, training)
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_arrays(path, learnt._to_arrays() | {"out_of_fold": out_of_fold})
+        return learnt, out_of_fold
+
     def scores(self, records: Records) -> Float32[np.ndarray, "examples labels"]:
         """Return the scores of examples that are not among those that were learnt from."""
         return (self.vectors.rows(records) @ self.weights.T + self.offsets).astype(np.float32)
@@ -98,21 +123,25 @@ class LinearScores:
 
     def save(self, path: Path) -> None:
         """Write everything to one file of arrays."""
-        terms, idf = self.vectors.terms
-        columns = np.array(json.dumps(self.vectors.columns.to_json()))
-        content = io.BytesIO()
-        np.savez_compressed(content, terms=terms, idf=idf, columns=columns, weights=self.weights, offsets=self.offsets)
-        write_bytes(path, content.getvalue())
+        _write_arrays(path, self._to_arrays())
 
     @classmethod
     def load(cls, path: Path) -> "LinearScores":
         """Return what `save` wrote; anything else is a `UserError`."""
         try:
-            stored = read_arrays(path)
-            vectors = Vectors.of(stored["terms"], stored["idf"], json.loads(str(stored["columns"])))
-            return cls(vectors, stored["weights"], stored["offsets"])
+            return cls._from_arrays(read_arrays(path))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} is missing or damaged: {error}") from None
+
+    def _to_arrays(self) -> dict[str, np.ndarray]:
+        terms, idf = self.vectors.terms
+        columns = np.array(json.dumps(self.vectors.columns.to_json()))
+        return {"terms": terms, "idf": idf, "columns": columns, "weights": self.weights, "offsets": self.offsets}
+
+    @classmethod
+    def _from_arrays(cls, stored: Mapping[str, np.ndarray]) -> "LinearScores":
+        vectors = Vectors.of(stored["terms"], stored["idf"], json.loads(str(stored["columns"])))
+        return cls(vectors, stored["weights"], stored["offsets"])
 
 
 def check_labels(training: TrainingRecords) -> None:
@@ -133,3 +162,21 @@ def _slope(centred: Float64[np.ndarray, "examples labels"], truth: np.ndarray) -
         return -special.log_expit(signs * (prior + slope * centred)).sum()
 
     return float(optimize.minimize_scalar(loss, bounds=(0, LARGEST_SLOPE), method="bounded").x)
+
+
+def _key(settings: ConfigDict, columns: ConfigDict, training: TrainingRecords) -> str:
+    """Return a hash of all that the scores of training records come from."""
+    versions = [metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")]
+    known = [training.texts, training.categories, training.feature_names, training.category_names, training.num_labels]
+    parts = [code_hash(), versions, settings.to_dict(), columns.to_dict(), *known]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for array in (training.labels.ids, training.labels.offsets, training.labels.values, training.features):
+        if array is not None:
+            digest.update(f"{array.dtype.str} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())

@@ -27,8 +27,9 @@ FOLDS = 3
 
 
 @pytest.fixture
-def config():
+def config(tmp_path):
     config = base_config()
+    config.data.dir = str(tmp_path / "data")
     config.text.vocab_size = 60
     config.linear_scores.classifier = "logistic_regression"
     config.linear_scores.folds = FOLDS
@@ -128,6 +129,73 @@ def test_what_is_saved_is_what_is_loaded(config, tmp_path):
             LinearScores.load(tmp_path / name)
 
 
+@pytest.fixture
+def learn_once(config, monkeypatch, tmp_path):
+    """What a folder gives of training records, and whether it had to be learnt."""
+    learn, learnt = LinearScores.learn, []
+
+    def noted(*given):
+        learnt.append(given)
+        return learn(*given)
+
+    monkeypatch.setattr(LinearScores, "learn", noted)
+
+    def once(training):
+        learnt.clear()
+        settings = config.linear_scores, config.columns
+        linear, out_of_fold = LinearScores.learn_once(tmp_path / "kept", *settings, training)
+        return (linear.identity, out_of_fold.tobytes()), bool(learnt)
+
+    return once
+
+
+def test_scores_are_learnt_once(config, learn_once, tmp_path):
+    train = make_dataset(1).train
+    first, was_learnt = learn_once(train)
+    assert was_learnt
+    assert learn_once(train) == (first, False)
+    [kept] = (tmp_path / "kept").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert learn_once(train) == (first, True)
+    assert learn_once(train) == (first, False)
+
+
+def test_other_settings_code_and_training_records_are_other_scores(config, learn_once, monkeypatch):
+    train = make_dataset(1).train
+    learn_once(train)
+    rows = [train.labels.row(row).tolist() for row in range(len(train))]
+    rows[0] = sorted({0, 1, 2} - set(rows[0]))
+    features = train.features.copy()
+    features[0, 0] += 1
+    texts = (train.texts[0].upper(), *train.texts[1:])
+    categories = (("other", *train.categories[0][1:]), *train.categories[1:])
+    changes = {"labels": LabelSets.from_rows(rows), "features": features, "texts": texts, "categories": categories}
+    for name, changed in (changes | {"num_labels": 4}).items():
+        assert learn_once(dataclasses.replace(train, **{name: changed}))[1], name
+    for section, key, value in (("linear_scores", "c", 0.5), ("columns", "scale", "none")):
+        config[section][key] = value
+        assert learn_once(train)[1], key
+        assert not learn_once(train)[1], key
+    monkeypatch.setattr("mlresearch.linear_scores.code_hash", lambda: "other")
+    assert learn_once(train)[1]
+
+
+def test_soft_labels_are_refused_beside_scores_of_hard_ones(learn_once):
+    train = make_dataset(1).train
+    learn_once(train)
+    soft = LabelSets(train.labels.ids, train.labels.offsets, np.full(len(train.labels.ids), 0.5, np.float32))
+    with pytest.raises(UserError, match="needs labels that are on or off"):
+        learn_once(dataclasses.replace(train, labels=soft))
+
+
+def test_scores_that_cannot_be_kept_are_learnt_all_the_same(learn_once, tmp_path):
+    train = make_dataset(1).train
+    (tmp_path / "kept").write_text("no folder")
+    first, was_learnt = learn_once(train)
+    assert was_learnt
+    assert learn_once(train) == (first, True)
+
+
 def test_splits_are_scored_by_all_training_rows_and_these_out_of_fold(config):
     dataset = make_dataset(1)
     preprocessing = Preprocessing.learn(config, dataset.train)
@@ -139,7 +207,7 @@ def test_splits_are_scored_by_all_training_rows_and_these_out_of_fold(config):
     np.testing.assert_array_equal(splits["test"].features[:, 3:], linear.scores(dataset.splits["test"]))
     np.testing.assert_array_equal(splits["test"].features, preprocessing.encode(dataset.splits["test"]).features)
     plain = base_config()
-    plain.text.vocab_size = 60
+    plain.data.dir, plain.text.vocab_size = config.data.dir, 60
     own = Preprocessing.learn(plain, dataset.train).encode_splits(dataset)
     np.testing.assert_array_equal(splits["train"].features[:, :3], own["train"].features)
     with pytest.raises(TypeError):
