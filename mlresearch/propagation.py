@@ -52,6 +52,25 @@ def apart(x: Shaped[Array, "labels batch"], index: HierarchyIndex) -> Shaped[Arr
     return x.at[index.outside].set(0, mode="drop")
 
 
+@jax.custom_vjp
+def batch_first(x: Float[Array, "labels batch"], index: HierarchyIndex) -> Float[Array, "batch labels"]:
+    """Turn x, in a loop of its own, and the gradient too.
+
+    In one loop with what comes before and after, XLA on CPU reads or writes column by column, in 10 to 20 times the
+    time of a bare turn. Scatters that do nothing keep it apart, as in `apart`.
+    """
+    return apart(x, index).T.at[:, index.outside].set(0, mode="drop")
+
+
+def _batch_first_backward(
+    index: HierarchyIndex, cotangent: Float[Array, "batch labels"]
+) -> tuple[Float[Array, "labels batch"], None]:
+    return apart(cotangent.at[:, index.outside].set(0, mode="drop").T, index), None
+
+
+batch_first.defvjp(lambda x, index: (batch_first(x, index), index), _batch_first_backward)
+
+
 def add_lists(x: Float[Array, "labels batch"], lists: Lists) -> Float[Array, "labels batch"]:
     """Add to each target the sum of its members."""
     sums = total([take(x, slot, 0.0) for slot in lists.members])

@@ -53,7 +53,9 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "batch labels scores_per_label"]:
         """Return the label scores, in `dtype`."""
         pooled, weights, bias = self._operands(encoded, dropout_keys)
-        return (jnp.einsum("bd,lsd->bls", pooled, weights) + bias)[:, : self.num_labels]
+        # Of matrices: XLA on CPU makes a slow product where there is a third axis, and of all that is fused with it.
+        scores = pooled @ weights.reshape(-1, weights.shape[-1]).T + bias.reshape(-1)
+        return scores.reshape(len(scores), *bias.shape)[:, : self.num_labels]
 
     def begin_with(self, scores: Float[np.ndarray, "labels scores_per_label"]) -> None:
         """Set the bias."""

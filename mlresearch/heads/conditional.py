@@ -32,6 +32,7 @@ from mlresearch.logspace import at_least_float32, log_sigmoids
 from mlresearch.prior import log_odds_given_parents, log_odds_of_hurdle, log_share_among_siblings
 from mlresearch.propagation import (
     apart,
+    batch_first,
     first_maximum,
     keep_with_parents,
     parent_minimum,
@@ -98,12 +99,12 @@ class BayesianNetwork(LabelDistribution):
         """
         on, _ = self._log_factors()
         if self.families is None:
-            return labels_first(settle(path_sum(on, self.index), self.index))
+            return batch_first(settle(path_sum(on, self.index), self.index), self.index)
         if self.siblings in ("some", "hurdle"):
             some, _ = self._log_of_families()
             assert some is not None
             on = jnp.minimum(on + some[self.families.family], 0.0)
-        return labels_first(path_sum(on, self.index))
+        return batch_first(path_sum(on, self.index), self.index)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""

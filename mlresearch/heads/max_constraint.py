@@ -21,7 +21,7 @@ from mlresearch.hierarchy_index import HierarchyIndex, index_hierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import LOGIT_BOUND, at_least_float32
 from mlresearch.prior import log_odds_of
-from mlresearch.propagation import descendant_maximum, settle
+from mlresearch.propagation import batch_first, descendant_maximum, settle
 from mlresearch.pytree import pytree_dataclass
 
 
@@ -41,13 +41,13 @@ class MaximumOverDescendants(LabelDistribution):
     def log_marginals(self) -> Float[Array, "batch labels"]:
         """Return log σ of the maxima, settled: the rounding of log σ need not be monotone."""
         maxima = descendant_maximum(self.scores, self.index)
-        return labels_first(settle(jax.nn.log_sigmoid(maxima), self.index))
+        return batch_first(settle(jax.nn.log_sigmoid(maxima), self.index), self.index)
 
     @property
     def logits(self) -> Float[Array, "batch labels"]:
         """Return the maxima themselves, which are the log-odds, clipped to ±`LOGIT_BOUND`."""
         maxima = descendant_maximum(self.scores, self.index)
-        return labels_first(jnp.clip(maxima, -LOGIT_BOUND, LOGIT_BOUND))
+        return batch_first(jnp.clip(maxima, -LOGIT_BOUND, LOGIT_BOUND), self.index)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return `label_loss`, where a positive label is scored by those below it that are on (MCLoss).
@@ -64,10 +64,10 @@ class MaximumOverDescendants(LabelDistribution):
         lowest = jnp.finfo(self.scores.dtype).min
         maxima = descendant_maximum(self.scores, self.index)
         maxima_on = descendant_maximum(jnp.where(on, self.scores, lowest), self.index)
-        logits = labels_first(jnp.where(on, maxima_on, maxima))
+        logits = batch_first(jnp.where(on, maxima_on, maxima), self.index)
         if labels.dtype == bool:
             return label_loss(logits, labels)
-        off_logits = labels_first(jnp.where(labels_first(labels == 1), maxima_on, maxima))
+        off_logits = batch_first(jnp.where(labels_first(labels == 1), maxima_on, maxima), self.index)
         return label_loss((logits, off_logits), labels)
 
     def take(self, rows: Int[Array, "rows"]) -> "MaximumOverDescendants":

@@ -32,7 +32,7 @@ from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import HierarchyIndex
 from mlresearch.label_space import LabelSets
 from mlresearch.logspace import at_least_float32
-from mlresearch.propagation import settle
+from mlresearch.propagation import batch_first, settle
 from mlresearch.pytree import pytree_dataclass
 
 MODE_SEARCH_STEPS = 8
@@ -78,7 +78,7 @@ class Mixture(LabelDistribution):
         """Return log Σₖ πₖ Pₖ(label = 1), settled where the components are coherent."""
         log_marginals = self._mix(labels_first(self.components.log_marginals))
         if isinstance(self.components, BayesianNetwork):
-            log_marginals = settle(log_marginals, self.components.index)
+            return batch_first(settle(log_marginals, self.components.index), self.components.index)
         return labels_first(log_marginals)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
