@@ -14,7 +14,7 @@ from mlresearch.heads.conditional import BayesianNetwork
 from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.hierarchy_index import index_hierarchy
 from mlresearch.logspace import log_sigmoids
-from mlresearch.propagation import descendant_maximum, keep_with_parents, parent_minimum, path_sum, settle
+from mlresearch.propagation import batch_first, descendant_maximum, keep_with_parents, parent_minimum, path_sum, settle
 
 FORMULATIONS = {
     "paths gathered, levels unrolled": {},
@@ -154,6 +154,15 @@ def test_every_formulation_equals_plain_loops(hierarchy, constants, monkeypatch)
     # Sums are linear: their gradient is the transposed operation.
     left = (found["gradient of sums"].astype(float) * x).sum(0)
     np.testing.assert_allclose(left / scales, (cotangent * sums).sum(0) / scales, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 40])
+def test_a_turn_of_its_own_is_a_transposition(batch):
+    index = index_hierarchy(HIERARCHIES["DAG"])
+    x, cotangent = (np.random.default_rng(seed).normal(size=(30, batch)).astype(np.float32) for seed in (0, 1))
+    turned, backward = jax.vjp(jax.jit(lambda x: batch_first(x, index)), jnp.asarray(x))
+    np.testing.assert_array_equal(turned, x.T)
+    np.testing.assert_array_equal(*backward(jnp.asarray(cotangent.T)), cotangent)
 
 
 @every_hierarchy
