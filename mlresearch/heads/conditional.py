@@ -93,18 +93,23 @@ class BayesianNetwork(LabelDistribution):
 
     @property
     def log_marginals(self) -> Float[Array, "batch labels"]:
-        """Return Σ log P(label on | its parents on) over the label and its ancestors, each once.
+        """Return `log_marginals_by_label`, turned."""
+        return batch_first(self.log_marginals_by_label, self.index)
+
+    @property
+    def log_marginals_by_label(self) -> Float[Array, "labels batch"]:
+        """Return Σ log P(label on | its parents on) over the label and its ancestors, each once; labels first.
 
         On a forest that is a sum along the path, where rounding is monotone; on a DAG a sum over the closure, settled.
         """
         on, _ = self._log_factors()
         if self.families is None:
-            return batch_first(settle(path_sum(on, self.index), self.index), self.index)
+            return settle(path_sum(on, self.index), self.index)
         if self.siblings in ("some", "hurdle"):
             some, _ = self._log_of_families()
             assert some is not None
             on = jnp.minimum(on + some[self.families.family], 0.0)
-        return batch_first(path_sum(on, self.index), self.index)
+        return path_sum(on, self.index)
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""

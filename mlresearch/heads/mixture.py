@@ -76,10 +76,11 @@ class Mixture(LabelDistribution):
     @property
     def log_marginals(self) -> Float[Array, "batch labels"]:
         """Return log Σₖ πₖ Pₖ(label = 1), settled where the components are coherent."""
-        log_marginals = self._mix(labels_first(self.components.log_marginals))
-        if isinstance(self.components, BayesianNetwork):
-            return batch_first(settle(log_marginals, self.components.index), self.components.index)
-        return labels_first(log_marginals)
+        components = self.components
+        if isinstance(components, BayesianNetwork):
+            log_marginals = self._mix(components.log_marginals_by_label)
+            return batch_first(settle(log_marginals, components.index), components.index)
+        return labels_first(self._mix(labels_first(components.log_marginals)))
 
     def loss(self, labels: Labels, label_loss: LabelLoss) -> Float[Array, "batch"]:
         """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""
