@@ -13,6 +13,7 @@ from mlresearch.config import base_config, resolve, to_dict
 from mlresearch.data.pipeline import Batches, EncodedSplit, Feed
 from mlresearch.encoders import InputSpec
 from mlresearch.fit import runs_at_once, stack
+from mlresearch.hierarchy import LabelHierarchy
 from mlresearch.label_space import LabelSets
 from mlresearch.model import create_model
 from mlresearch.parallel import Parallel
@@ -29,13 +30,13 @@ def bench_replicas() -> None:
     print(f"training steps: {FEATURES} features, {LABELS} labels, two hidden layers, batches of {BATCH}\n")
     print(f"{'hidden':>7} {'chunk':>6} {'steps/s':>9} {'us/step':>9}")
     for hidden in (32, 500):
-        runs = [runner(hidden, 1, chunk) for chunk in (1, 100)]
+        runs = [runner(_config(hidden), LABELS, None, 1, chunk) for chunk in (1, 100)]
         for chunk, seconds in zip((1, 100), together(runs), strict=True):
             print(f"{hidden:7} {chunk:6} {1 / seconds:9,.0f} {1e6 * seconds:9,.0f}", flush=True)
     print(f"\n{'hidden':>7} {'runs':>5} {'ms/step':>9} {'against as many single runs':>28}")
     for hidden in (32, 500):
         counts = (1, 2, 5, 10)
-        taken = together([runner(hidden, count, 100) for count in counts])
+        taken = together([runner(_config(hidden), LABELS, None, count, 100) for count in counts])
         for count, seconds in zip(counts, taken, strict=True):
             print(f"{hidden:7} {count:5} {1e3 * seconds:9.2f} {seconds / (count * taken[0]):28.2f}", flush=True)
     print()
@@ -47,28 +48,38 @@ def together(functions: Sequence[Callable[[], float]]) -> list[float]:
     return [statistics.median(column) for column in zip(*taken, strict=True)]
 
 
-def runner(hidden: int, count: int, chunk: int) -> Callable[[], float]:
-    """Return a function that trains `count` runs for a while and returns the seconds a step."""
-    config = _config(hidden)
+def runner(
+    config: ConfigDict, num_labels: int, hierarchy: LabelHierarchy | None, count: int, chunk: int
+) -> Callable[[], float]:
+    """Return a function that trains `count` runs on made features for a while and returns the seconds a step.
+
+    config: resolved. Nine labels an example are on, and in a hierarchy their ancestors.
+    """
     rng = np.random.default_rng(0)
+    rows = [rng.choice(num_labels, 9, replace=False) for _ in range(EXAMPLES)]
+    if hierarchy is not None:
+        rows = [hierarchy.close(row) for row in rows]
     split = EncodedSplit(
-        LabelSets.from_rows([rng.choice(LABELS, 9, replace=False).tolist() for _ in range(EXAMPLES)]),
+        LabelSets.from_rows([row.tolist() for row in rows]),
         np.zeros(EXAMPLES, np.int32),
         features=rng.normal(size=(EXAMPLES, FEATURES)).astype(np.float32),
     )
-    batches = Batches(split, LABELS, BATCH, (8,))
-    parallel = Parallel("jit", 0, count, BATCH)
+    batch_size = config.train.batch_size
+    batches = Batches(split, num_labels, batch_size, (8,))
+    parallel = Parallel("jit", 0, count, batch_size)
     states = []
     for seed in range(count):
         config_of = ConfigDict(to_dict(config) | {"seed": seed})
-        graphdef, params, rates, structure = create_model(config_of, InputSpec(num_features=FEATURES), LABELS, None)
+        graphdef, params, rates, structure = create_model(
+            config_of, InputSpec(num_features=FEATURES), num_labels, hierarchy
+        )
         states.append(init_state(config_of, params, rates, 10**6, select=False))
     state = stack(states)
     at_once = runs_at_once(state)
     state = parallel.put_runs(state)
     structure = parallel.replicate(structure)
     step = parallel.compile_chunk(
-        make_train_chunk(make_train_step(config, graphdef, LABELS, 10**6, parallel.axis_name), at_once), state
+        make_train_chunk(make_train_step(config, graphdef, num_labels, 10**6, parallel.axis_name), at_once), state
     )
     feed = Feed(batches, range(count))
     steps = 100 if chunk == 100 else 50
@@ -91,4 +102,5 @@ def _config(hidden: int) -> ConfigDict:
     config.encoder.name = "mlp"
     config.encoder.mlp.dim = hidden
     config.encoder.mlp.dropout = 0.7
+    config.train.batch_size = BATCH
     return resolve(config)

@@ -5,10 +5,12 @@ from experiments.bench.evaluation import bench_evaluation
 from experiments.bench.heads import bench_heads
 from experiments.bench.pipeline import bench_pipeline
 from experiments.bench.replicas import bench_replicas
+from experiments.bench.steps import bench_steps
 
 if __name__ == "__main__":
     bench_evaluation()  # first: what memory others need would hide its own
     bench_replicas()
+    bench_steps()
     bench_pipeline()
     bench_constraints()
     bench_heads()
