@@ -31,7 +31,7 @@ def dataset(splits, num_labels=3, parents=None):
     return Dataset("here", splits, LabelSpace(names, names), edges, "", {})
 
 
-@pytest.mark.parametrize("method", ["stratified", "random"])
+@pytest.mark.parametrize("method", ["stratified", "random", "last"])
 @pytest.mark.parametrize("missing", [["validation", "test"], ["validation"], ["test"]])
 @pytest.mark.parametrize(("num_labels", "density"), [(9, 0.15), (2000, 0.0015)])
 def test_every_row_is_in_one_split_of_the_size_asked_for(method, missing, num_labels, density):
@@ -76,6 +76,20 @@ def test_stratified_splits_keep_the_frequencies_of_rare_labels():
     assert labels.select(drawn["test"]).counts(20).tolist() == [1] * 20
     randomly = draw_splits(labels, 20, None, ["test"], Splitting("random", test_share=0.1))
     assert (labels.select(randomly["test"]).counts(20) != 1).any()
+
+
+def test_last_takes_the_end_as_it_stands():
+    labels = random_labels(np.random.default_rng(0), 20, 3)
+    drawn = draw_splits(
+        labels, 3, None, ["validation", "test"], Splitting("last", validation_share=0.1, test_share=0.2)
+    )
+    assert [rows.tolist() for rows in (drawn["train"], drawn["validation"], drawn["test"])] == [
+        list(range(14)),
+        [14, 15],
+        [16, 17, 18, 19],
+    ]
+    again = draw_splits(labels, 3, None, ["validation"], Splitting("last", seed=1))
+    assert again["validation"].tolist() == [18, 19]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30))

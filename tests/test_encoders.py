@@ -18,6 +18,7 @@ from flax import nnx
 import mlresearch.encoders
 from mlresearch import attention
 from mlresearch.config import base_config, resolve
+from mlresearch.dropout import Noise
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.tabular import CategoryEmbedding, FeatureGroups, TabularTokens
@@ -28,7 +29,9 @@ SIZES = {"vocab_size": 53, "num_features": 7, "category_sizes": (5, 6)}
 FIELDS = {"vocab_size": ("tokens", "token_mask"), "num_features": ("features",), "category_sizes": ("categories",)}
 COMBINATIONS = [given for n in (1, 2, 3) for given in itertools.combinations(SIZES, n)]
 SMALL = {"dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.5, "category_dim": 4, "category_dropout": 0.5} | {
-    "feature_tokens": 3
+    "feature_tokens": 3,
+    "feature_dropout": 0.5,
+    "feature_noise": 0.5,
 }
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # Compiling quickly matters here, the speed of what is compiled does not.
@@ -227,7 +230,9 @@ def test_every_input_acts(name, given):
 @every_case
 def test_gradients_are_finite_and_leave_what_is_not_read_alone(name, given):
     inputs = make_inputs(given)
-    graph, params, rates = nnx.split(build(name, given, dropout=0.1, category_dropout=0.0), nnx.Param, ...)
+    graph, params, rates = nnx.split(
+        build(name, given, dropout=0.1, category_dropout=0.0, feature_dropout=0.0), nnx.Param, ...
+    )
 
     def loss(params, features):
         encoded = nnx.merge(graph, params, rates)(dataclasses.replace(inputs, features=features), example_keys())
@@ -452,6 +457,44 @@ def test_text_transformer_pools_columns_by_hand():
                 np.testing.assert_allclose(encoded.tokens[row][encoded.token_mask[row]], expected, atol=1e-4)
                 pooled = expected[0] if pooling == "first" else np.mean(expected, 0)
                 np.testing.assert_allclose(encoded.pooled[row], pooled, atol=1e-4)
+
+
+def test_features_are_dropped_and_noisy_in_training_alone():
+    """Noise comes first, so that what is dropped is exactly 0; categories are left alone."""
+    number, dropped, scale = 400, 0.3, 0.5
+    spec = InputSpec(num_features=number, category_sizes=(2,))
+    dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    options = {"dim": number + 1, "num_layers": 1, "dropout": 0.0, "category_dim": 1, "category_dropout": 0.0}
+    made = partial(encoder_class("mlp"), spec, **options, **dtypes)
+    features, keys = np.full((40, number), 3, np.float32), jax.random.split(jax.random.key(0), 40)
+
+    def read(encoder, keys):
+        encoder.layers[0].kernel[...], encoder.layers[0].bias[...] = jnp.eye(number + 1), jnp.zeros(number + 1)
+        encoder.categories.table[...] = jnp.array([[5.0], [7.0]])
+        inputs = Inputs(features=jnp.asarray(features), categories=jnp.ones((40, 1), jnp.int32))
+        read = np.asarray(call(encoder, inputs, keys).pooled)
+        np.testing.assert_array_equal(read[:, number:], 7)
+        return read[:, :number]
+
+    both = made(feature_dropout=dropped, feature_noise=scale, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(read(both, None), features)
+    values = read(both, keys)
+    kept = values[values != 0] * (1 - dropped)
+    assert abs(np.mean(values == 0) - dropped) < 4 * np.sqrt(dropped * (1 - dropped) / values.size)
+    assert abs(kept.mean() - 3) < 4 * scale / np.sqrt(kept.size)
+    assert abs(kept.std() - scale) < 4 * scale / np.sqrt(2 * kept.size)
+    assert len(np.unique(values, axis=0)) == 40  # no two examples alike
+    with pytest.raises(UserError, match="standard deviation, feature_noise, not of -1"):
+        made(feature_noise=-1.0, rngs=nnx.Rngs(0))
+
+
+def test_noise_of_an_example_is_its_own():
+    noise, x = Noise(2.0, site=3), jnp.zeros((5, 7))
+    keys = jax.random.split(jax.random.key(0), 5)
+    np.testing.assert_array_equal(noise(x, keys)[3:4], noise(x[:1], keys[3:4]))
+    assert not np.any(noise(x, keys) == Noise(2.0, site=4)(x, keys))
+    assert noise(x, None) is x
+    assert Noise(0.0, site=3)(x, keys) is x
 
 
 def test_mlp_by_hand():

@@ -1,4 +1,4 @@
-"""Splits that upstream does not give: drawn from the training examples by a seed, alike on every machine."""
+"""Splits that upstream does not give: taken from the training examples, by a seed or by place, alike everywhere."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ MOST_CELLS = 1 << 31
 class Splitting:
     """How missing splits are drawn.
 
-    method: "stratified", so that every label is as frequent in each split as it can be (iterative stratification), or
-    "random". Where examples have groups, whole groups are drawn at random under either. test_share, validation_share:
-    of the examples that are divided; for a missing validation split these are the given training examples.
+    method: "stratified", so that every label is as frequent in each split as it can be (iterative stratification);
+    "random"; or "last", the last examples as they stand, for files whose neighbours are alike (mails of one thread,
+    records of one day): drawn at random, a split would hold what training has all but seen. Where examples have groups,
+    whole groups are drawn at random under each. test_share, validation_share: of the examples that are divided; for a
+    missing validation split these are the given training examples. With "last", test is behind validation.
     """
 
     method: str = "stratified"
@@ -28,7 +30,7 @@ class Splitting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = ("stratified", "random")
+        known = ("stratified", "random", "last")
         if self.method not in known:
             raise UserError(f"config.data.split.method is {self.method!r}{suggest(self.method, known)}")
         for name in ("validation_share", "test_share"):
@@ -65,6 +67,8 @@ def draw_splits(
         if groups is not None:
             further = len(missing) - number  # splits that must have a group left: the others missing, and train
             taken = _whole_groups([groups[row] for row in remaining.tolist()], size, further, seed)
+        elif splitting.method == "last":
+            taken = np.arange(len(remaining) - size, len(remaining))
         elif splitting.method == "random":
             taken = np.argsort(_uniform(seed, len(remaining)), kind="stable")[:size]
         else:

@@ -9,11 +9,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from mlresearch.dropout import Dropout
+from mlresearch.dropout import Dropout, Noise
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
 from mlresearch.tabular import CategoryEmbedding, FeatureGroups
 
+DROPPED_SITE = 98
+NOISE_SITE = 99
 SITE = 100  # and one more a layer
 Activation = Literal["gelu", "relu", "tanh"]
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
@@ -26,6 +28,10 @@ class Encoder(nnx.Module):
     (`mlresearch.tabular.CategoryEmbedding`, where `category_dropout` is the probability that training takes a category
     for an unknown one). Either alone will do. Features are scaled, and missing values imputed, before they come
     here. With a linear decoder, and on features alone, this is the network of the C-HMCNN experiments.
+
+    feature_noise: standard deviation of normal noise that training adds to each feature; feature_dropout: the
+    probability that training then takes a feature for 0, which is its mean if it is standardised. Words that are there
+    or not want the second.
 
     feature_tokens: for a decoder that reads tokens. Each of about so many groups of numeric features side by side is a
     token (`mlresearch.tabular.FeatureGroups`), followed by one a categorical column; 0: pooled is the only token.
@@ -44,6 +50,8 @@ class Encoder(nnx.Module):
         num_layers: int = 2,
         activation: Activation = "relu",
         dropout: float = 0.5,
+        feature_noise: float = 0.0,
+        feature_dropout: float = 0.0,
         category_dim: int = 16,
         category_dropout: float = 0.05,
         feature_tokens: int = 0,
@@ -64,6 +72,8 @@ class Encoder(nnx.Module):
             )
         if num_layers < 1:
             raise UserError(f"encoder 'mlp' needs num_layers of at least 1, not {num_layers}")
+        if feature_noise < 0:
+            raise UserError(f"encoder 'mlp' adds noise of a standard deviation, feature_noise, not of {feature_noise}")
         self.categories = (
             CategoryEmbedding(
                 spec.category_sizes,
@@ -83,6 +93,8 @@ class Encoder(nnx.Module):
             for width_in, width_out in itertools.pairwise(widths)
         )
         self.reads_features = bool(spec.num_features)
+        self.feature_noise = Noise(feature_noise, NOISE_SITE)
+        self.feature_dropout = Dropout(feature_dropout, DROPPED_SITE)
         self.feature_tokens = (
             FeatureGroups(spec.num_features, feature_tokens, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
             if feature_tokens and spec.num_features
@@ -103,7 +115,8 @@ class Encoder(nnx.Module):
         columns, tokens = [], []
         if self.reads_features:
             assert inputs.features is not None
-            columns.append(jnp.asarray(inputs.features, self.dtype))
+            features = self.feature_noise(jnp.asarray(inputs.features, self.dtype), dropout_keys)
+            columns.append(self.feature_dropout(features, dropout_keys))
             if self.feature_tokens is not None:
                 tokens.append(self.feature_tokens(columns[0]))
         if self.categories is not None:
