@@ -1,4 +1,4 @@
-"""Does noise on the features help on the two data sets where the settings of `hmc_grid` fall short of the best in print?
+"""Does noise on the features help where the settings of `hmc_grid` fall short of the best in print?
 
 The study `hmc` takes what is best here, by validation alone.
 """
@@ -36,7 +36,8 @@ def runs() -> Iterator[Overrides]:
     for name, settings in SETTINGS.items():
         base = {"config": f"configs/hmc.py:{name}", "train.refit": False, "evaluate.predictions": False} | BASES[name]
         [noise, dropout] = settings
-        for run in cross([base], HEADS, grid(settings), seeds(NUM_SEEDS)):
+        heads = HEADS if name == "enron" else HEADS[:3]  # derisi's mixture, which takes hours, is not its best in AU(PRC)
+        for run in cross([base], heads, grid(settings), seeds(NUM_SEEDS)):
             yield run | {"row": f"{run['row']}, {run[noise]:g}, {run[dropout]:g}"}
 
 
