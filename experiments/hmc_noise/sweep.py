@@ -36,7 +36,7 @@ def runs() -> Iterator[Overrides]:
     for name, settings in SETTINGS.items():
         base = {"config": f"configs/hmc.py:{name}", "train.refit": False, "evaluate.predictions": False} | BASES[name]
         [noise, dropout] = settings
-        heads = HEADS if name == "enron" else HEADS[:3]  # derisi's mixture, which takes hours, is not its best in AU(PRC)
+        heads = HEADS if name == "enron" else HEADS[:3]  # derisi's mixture is not its best
         for run in cross([base], heads, grid(settings), seeds(NUM_SEEDS)):
             yield run | {"row": f"{run['row']}, {run[noise]:g}, {run[dropout]:g}"}
 
