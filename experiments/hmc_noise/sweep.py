@@ -14,11 +14,15 @@ AS_IT_STANDS: Overrides = {"data.split.method": "last", "data.split.validation_s
 """Validation on the last of enron's messages: neighbours in the file are alike, and a drawn split would hold them."""
 
 BASES: dict[str, Overrides] = {
-    "enron": AS_IT_STANDS | {"optim.learning_rate": 5e-4, "train.num_epochs": 100.0},
+    "enron": AS_IT_STANDS | {"optim.learning_rate": 1e-3},
     "derisi_FUN": {"optim.learning_rate": 1e-3},
 }
 SETTINGS = {
-    "enron": {"encoder.mlp.feature_dropout": [0.0, 0.3, 0.6], "encoder.mlp.dropout": [0.3, 0.5, 0.7]},
+    "enron": {
+        "encoder.mlp.num_layers": [1, 2],
+        "encoder.mlp.feature_dropout": [0.0, 0.3, 0.6],
+        "encoder.mlp.dropout": [0.5, 0.7],
+    },
     "derisi_FUN": {"encoder.mlp.feature_noise": [0.0, 0.5], "encoder.mlp.dropout": [0.6, 0.7]},
 }
 
@@ -35,10 +39,9 @@ def runs() -> Iterator[Overrides]:
     """Yield every head with every setting and seed."""
     for name, settings in SETTINGS.items():
         base = {"config": f"configs/hmc.py:{name}", "train.refit": False, "evaluate.predictions": False} | BASES[name]
-        [noise, dropout] = settings
         heads = HEADS if name == "enron" else HEADS[:3]  # derisi's mixture is not its best
         for run in cross([base], heads, grid(settings), seeds(NUM_SEEDS)):
-            yield run | {"row": f"{run['row']}, {run[noise]:g}, {run[dropout]:g}"}
+            yield run | {"row": ", ".join([str(run["row"]), *(f"{run[key]:g}" for key in settings)])}
 
 
 TABLE = Table(
