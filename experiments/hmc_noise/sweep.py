@@ -4,6 +4,7 @@ The study `hmc` takes what is best here, by validation alone.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from mlresearch.study import Overrides, cross, grid, seeds
 from mlresearch.tables import Table
@@ -17,7 +18,7 @@ BASES: dict[str, Overrides] = {
     "enron": AS_IT_STANDS | {"optim.learning_rate": 1e-3},
     "derisi_FUN": {"optim.learning_rate": 1e-3},
 }
-SETTINGS = {
+SETTINGS: dict[str, dict[str, list[Any]]] = {
     "enron": {
         "encoder.mlp.num_layers": [1, 2],
         "encoder.mlp.feature_dropout": [0.0, 0.3, 0.6],
