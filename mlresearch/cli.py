@@ -6,6 +6,7 @@ import sys
 
 from absl import flags
 
+from mlresearch.allocator import restart_with_large_pages
 from mlresearch.errors import UserError, suggest
 
 COMMANDS = ("train", "evaluate", "predict", "sweep", "reproduce", "table", "figures", "report", "data", "doctor")
@@ -64,4 +65,5 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Run the command of the process."""
+    restart_with_large_pages()
     sys.exit(main(sys.argv[1:]))
