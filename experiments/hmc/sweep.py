@@ -27,7 +27,6 @@ class Setting(NamedTuple):
     learning_rate: float
     siblings: str = ""
     num_layers: int = 2
-    feature_noise: float = 0.0
     feature_dropout: float = 0.0
 
 
@@ -36,12 +35,6 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "independent": Setting(0.7, 1e-3),
         "max_constraint": Setting(0.7, 1e-3),
         "conditional": Setting(0.7, 1e-3, "any"),
-        "mixture": Setting(0.7, 1e-3, "hurdle"),
-    },
-    "derisi_FUN": {
-        "independent": Setting(0.7, 1e-3, feature_noise=0.5),
-        "max_constraint": Setting(0.7, 1e-3, feature_noise=0.5),
-        "conditional": Setting(0.7, 1e-3, "any", feature_noise=0.5),
         "mixture": Setting(0.7, 1e-3, "hurdle"),
     },
     "GO": {
@@ -69,7 +62,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "mixture": Setting(0.5, 1e-3, "one"),
     },
 }
-"""Of the best validation AU(PRC) in the studies `hmc_grid` and, for enron and derisi, `hmc_noise`."""
+"""Of the best validation AU(PRC) in the studies `hmc_grid` and, for enron, `hmc_noise`."""
 
 SPLITS: dict[str, Overrides] = {"enron": {"data.split.method": "last", "data.split.validation_share": 0.3}}
 """Where messages next to each other are alike, a validation split drawn from them would hold what training has seen."""
@@ -89,12 +82,12 @@ def runs() -> Iterator[Overrides]:
 def heads(name: str) -> list[Overrides]:
     """Return the heads, with the settings that validation chose."""
     made = []
-    for head, setting in SETTINGS[name if name in SETTINGS else name.partition("_")[2]].items():
+    for head, setting in SETTINGS[name if name in OTHERS else name.partition("_")[2]].items():
         run: Overrides = {"row": head, "head.name": head}
         run |= {"encoder.mlp.dropout": setting.dropout, "optim.learning_rate": setting.learning_rate}
         if setting.siblings:
             run[f"head.{head}.siblings"] = setting.siblings
-        for option in ("num_layers", "feature_noise", "feature_dropout"):
+        for option in ("num_layers", "feature_dropout"):
             if (value := getattr(setting, option)) != Setting._field_defaults[option]:
                 run[f"encoder.mlp.{option}"] = value
         if head == "mixture":  # what tells components apart is where they begin
