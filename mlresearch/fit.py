@@ -46,7 +46,8 @@ CHUNK_BYTES = 64 << 20
 """What the batches of one chunk may hold."""
 
 CHUNK_SECONDS = 1.0
-"""About how long a chunk takes at most: between chunks there are checkpoints, and a stop is heard."""
+"""About how long a chunk takes at most for the runs side by side: between chunks there are checkpoints, and a stop is
+heard. Runs that take turns have as long each, since their states are fetched and put back once a chunk."""
 
 CACHE_BYTES = 32 << 20
 """What a processor keeps near: states that are larger together cost more than one after another."""
@@ -189,7 +190,9 @@ def fit(
     train_step = make_train_step(
         config, program.graphdef, program.num_labels, num_steps, parallel.axis_name, batches.buckets
     )
-    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, runs_at_once(state)), state)
+    at_once = runs_at_once(state)
+    train_chunk = parallel.compile_chunk(make_train_chunk(train_step, at_once), state)
+    chunk_seconds = CHUNK_SECONDS * len(folders) / (at_once or len(folders))
     feed = Feed(batches, np.asarray(state.seed).tolist())
     size = max(min(config.train.chunk_steps, CHUNK_BYTES // feed.bytes_per_step), 1)
     interval = max(round(config.evaluate.every_epochs * batches.steps_per_epoch), 1)
@@ -227,8 +230,8 @@ def fit(
                 own.save(step, unstack(one, jnp.int32(number)), identity, taken)
 
         def prepare(pace: float | None) -> tuple[int, Batch, np.ndarray]:
-            """Return the next chunk: as many steps as take a second, one while it is not known how long one takes."""
-            number = 1 if pace is None else max(min(size, int(CHUNK_SECONDS / max(pace, 1e-9))), 1)
+            """Return the next chunk: as many steps as there is time for, at first one to see how long it takes."""
+            number = 1 if pace is None else max(min(size, int(chunk_seconds / max(pace, 1e-9))), 1)
             number = max(min(number, last - at, interval - at % interval if validate else number), 0)
             return number, *feed.chunk(at, number, size)
 

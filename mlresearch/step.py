@@ -257,7 +257,8 @@ def make_train_chunk(
     states: with a leading axis of runs; batches: ``[steps, runs, batch, …]``, of one padded length; buckets: what each
     step is given as its own; number: how many of the steps to take. Metrics are ``[steps, runs]``.
 
-    at_once: how many runs take their steps side by side, None for all; the others follow when these have taken theirs.
+    at_once: how many runs take their steps side by side, None for all; the others follow when these have taken theirs,
+    as many at a time.
     """
 
     def one_run(
@@ -285,14 +286,44 @@ def make_train_chunk(
     ) -> tuple[TrainState, StepMetrics]:
         each = functools.partial(one_run, structure=structure, buckets=buckets, number=number)
         by_run = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batches)
-        state, metrics = over_runs(lambda run: each(*run), (state, by_run), at_once)
+
+        def some(state: TrainState, by_run: Batch) -> tuple[TrainState, StepMetrics]:
+            return over_runs(lambda run: each(*run), (state, by_run))
+
+        if at_once is None or at_once >= len(state.step):
+            state, metrics = some(state, by_run)
+        else:
+            state, metrics = in_turn(some, state, by_run, at_once)
         return state, jax.tree.map(jnp.transpose, metrics)
 
     return chunk
 
 
-def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None = None) -> Any:
-    """Apply a function to every run of a leading axis: side by side, or `at_once` of them at a time.
+def in_turn(function: Callable[[Any, Any], tuple[Any, Any]], states: Any, inputs: PyTree, at_once: int) -> Any:
+    """Apply a function of states and inputs to `at_once` runs of a leading axis at a time; returns states and outputs.
+
+    A state is put back where it was taken from, so that no second copy of all states is written, as a scan's is.
+    """
+
+    def part(leaf: Array, place: Int[Array, ""]) -> Array:
+        return jax.lax.dynamic_slice_in_dim(leaf, place * at_once, at_once)
+
+    def body(place: Int[Array, ""], carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states = carry[0]
+        new = function(*jax.tree.map(lambda leaf: part(leaf, place), (states, inputs)))
+        return jax.tree.map(
+            lambda all_, own: jax.lax.dynamic_update_slice_in_dim(all_, own, place * at_once, 0), carry, new
+        )
+
+    runs = len(jax.tree.leaves(inputs)[0])
+    assert runs % at_once == 0
+    _, like = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[:at_once], (states, inputs)))
+    outputs = jax.tree.map(lambda leaf: jnp.zeros((runs, *leaf.shape[1:]), leaf.dtype), like)
+    return jax.lax.fori_loop(0, runs // at_once, body, (states, outputs))
+
+
+def over_runs(function: Callable[[Any], Any], runs: PyTree) -> Any:
+    """Apply a function to every run of a leading axis, side by side.
 
     One run by itself has no axis inside: XLA on CPU makes slower products of matrices where there is one of length 1.
     """
@@ -300,9 +331,7 @@ def over_runs(function: Callable[[Any], Any], runs: PyTree, at_once: int | None 
     if count == 1:
         alone = function(jax.tree.map(lambda leaf: leaf[0], runs))
         return jax.tree.map(lambda leaf: leaf[None], alone)
-    if at_once is None or at_once >= count:
-        return jax.vmap(function)(runs)
-    return jax.lax.map(function, runs, batch_size=at_once if at_once > 1 else None)
+    return jax.vmap(function)(runs)
 
 
 def make_eval_step(
