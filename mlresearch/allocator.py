@@ -1,9 +1,9 @@
 """How a process gets memory from the system: in large pages, and kept once it has it.
 
 XLA takes its arrays anew at every call and gives them back after it. glibc maps those of more than 32 MiB from the
-system each time, and the system gives them page by page of 4 KiB, each with a fault, at their first use. Of a training
-step on a processor that can be the most. From one heap of large pages that is never given back, there is neither; a
-process then holds the most memory that it ever had in use until its end.
+system each time, and the system gives them page by page of 4 KiB, each with a fault, at their first use. From one heap
+of large pages that is never given back, there is neither; a process then holds the most memory that it ever had in use
+until its end. What that is worth, and where it is worth nothing, stands in experiments/bench/README.md.
 """
 
 import os

@@ -302,7 +302,8 @@ def make_train_chunk(
 def in_turn(function: Callable[[Any, Any], tuple[Any, Any]], states: Any, inputs: PyTree, at_once: int) -> Any:
     """Apply a function of states and inputs to `at_once` runs of a leading axis at a time; returns states and outputs.
 
-    A state is put back where it was taken from, so that no second copy of all states is written, as a scan's is.
+    A state is put back where it was taken from, so that no second copy of all states is written, as a scan's is. Where
+    `at_once` does not divide the number of runs, that is a `ValueError`.
     """
 
     def part(leaf: Array, place: Int[Array, ""]) -> Array:
@@ -316,7 +317,8 @@ def in_turn(function: Callable[[Any, Any], tuple[Any, Any]], states: Any, inputs
         )
 
     runs = len(jax.tree.leaves(inputs)[0])
-    assert runs % at_once == 0
+    if runs % at_once:
+        raise ValueError(f"{runs} runs cannot take turns {at_once} at a time: some are left over")
     _, like = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[:at_once], (states, inputs)))
     outputs = jax.tree.map(lambda leaf: jnp.zeros((runs, *leaf.shape[1:]), leaf.dtype), like)
     return jax.lax.fori_loop(0, runs // at_once, body, (states, outputs))

@@ -16,12 +16,9 @@ import pytest
 from flax import nnx
 
 import mlresearch.encoders
-from mlresearch import attention
 from mlresearch.config import base_config, resolve
-from mlresearch.dropout import Noise
 from mlresearch.encoders import Encoded, Inputs, InputSpec
 from mlresearch.errors import UserError
-from mlresearch.tabular import CategoryEmbedding, FeatureGroups, TabularTokens
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(mlresearch.encoders.__path__))
 # Sizes that no other axis has: they find the tables of embeddings, the categorical columns' being one of 5 + 6 rows.
@@ -329,58 +326,6 @@ def test_spec_survives_json():
     assert InputSpec(**json.loads('{"vocab_size": 53, "num_features": null}')) == InputSpec(vocab_size=53)
 
 
-def test_categories_read_the_rows_of_their_column():
-    """Id 0, which is missing or unseen, has one in each column, and so has whatever is out of range."""
-    embedding = CategoryEmbedding(
-        (3, 2), 1, category_dropout=0.5, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
-    )
-    embedding.table[...] = jnp.array([[10.0], [11], [12], [20], [21]])
-    categories = jnp.array([[2, 1], [0, 0], [1, 0], [3, 2], [-1, 10**6]])
-    expected = [[12, 21], [10, 20], [11, 20], [10, 20], [10, 20]]
-    np.testing.assert_array_equal(embedding(categories, None)[..., 0], expected)
-
-
-def test_categories_are_dropped_to_unknown_by_example():
-    rate, columns = 0.3, 50
-    embedding = CategoryEmbedding(
-        (2,) * columns, 1, category_dropout=rate, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
-    )
-    encode = jax.jit(lambda categories, keys: embedding(categories, keys)[..., 0], compiler_options=QUICK)
-    embedding.table[...] = jnp.arange(2.0 * columns)[:, None]  # row 2c is unknown, row 2c + 1 is what was given
-    categories, keys = jnp.ones((40, columns), jnp.int32), jax.random.split(jax.random.key(0), 40)
-    known = np.asarray(encode(categories, keys)) - 2 * np.arange(columns)
-    assert set(np.unique(known)) == {0, 1}
-    deviation = np.sqrt(rate * (1 - rate) / known.size)
-    assert abs(1 - known.mean() - rate) < 4 * deviation
-    assert len(np.unique(known, axis=0)) == 40  # no two examples alike
-    assert len(np.unique(known, axis=1).T) == columns  # nor two columns
-    np.testing.assert_array_equal(encode(categories[7:8], keys[7:8]), encode(categories, keys)[7:8])
-    np.testing.assert_array_equal(encode(categories, None) % 2, 1)
-
-
-def test_unknown_is_learned_where_nothing_is_missing():
-    """Without `category_dropout`, row 0 of a column with no missing value would stay what it was at the start."""
-    categories, keys = jnp.ones((64, 1), jnp.int32), jax.random.split(jax.random.key(0), 64)
-    for rate in (0.0, 0.25):
-        embedding = CategoryEmbedding(
-            (2,), 3, category_dropout=rate, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
-        )
-        gradient = nnx.grad(lambda module: module(categories, keys).sum())(embedding).table[...]
-        assert np.any(gradient[0] != 0) == (rate > 0)
-        assert gradient.sum() == 64 * 3  # each example reads one row, and nothing is scaled
-
-
-def test_columns_start_about_as_long_as_tokens():
-    """Standardised features, categories and subwords start alike, at a length near 1, whatever the numbers of them."""
-    spec = InputSpec(num_features=300, category_sizes=(500,))
-    tabular = TabularTokens(
-        spec, 200, category_dropout=0.0, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
-    )
-    features = np.random.default_rng(0).normal(size=(500, 300)).astype("float32")
-    lengths = jnp.linalg.norm(tabular(Inputs(features=features, categories=np.arange(500)[:, None]), None), axis=-1)
-    np.testing.assert_allclose(lengths.mean(0), [1, 1], atol=0.05)
-
-
 def with_ones(encoder):
     """Set every parameter to 1."""
     nnx.update(encoder, jax.tree.map(jnp.ones_like, nnx.state(encoder, nnx.Param)))
@@ -488,15 +433,6 @@ def test_features_are_dropped_and_noisy_in_training_alone():
         made(feature_noise=-1.0, rngs=nnx.Rngs(0))
 
 
-def test_noise_of_an_example_is_its_own():
-    noise, x = Noise(2.0, site=3), jnp.zeros((5, 7))
-    keys = jax.random.split(jax.random.key(0), 5)
-    np.testing.assert_array_equal(noise(x, keys)[3:4], noise(x[:1], keys[3:4]))
-    assert not np.any(noise(x, keys) == Noise(2.0, site=4)(x, keys))
-    assert noise(x, None) is x
-    assert Noise(0.0, site=3)(x, keys) is x
-
-
 def test_mlp_by_hand():
     dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
     make = partial(encoder_class("mlp"), dim=3, num_layers=2, category_dim=2, **dtypes)
@@ -521,43 +457,6 @@ def test_mlp_by_hand():
         both.layers[0].kernel[...] = jnp.ones((6, 3)).at[place].set(10.0)
         pooled = call(both, Inputs(features=features, categories=categories)).pooled[:1]
         np.testing.assert_array_equal(pooled, np.full((1, 3), 1 + 2 + 2 + 3 + 4 + 5 + 1 + 9 * value))
-
-
-@pytest.mark.parametrize(
-    ("number", "groups"), [(3, [3, 3, 1]), (7, [1] * 7), (20, [1] * 7), (1, [7]), (4, [2, 2, 2, 1])]
-)
-def test_groups_of_features_are_tokens(number, groups):
-    """A group's token is moved by its own columns alone, by as much as its weights say."""
-    made = FeatureGroups(7, number, 5, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    features = np.random.default_rng(0).normal(size=(2, 7)).astype(np.float32)
-    tokens = made(jnp.asarray(features))
-    assert tokens.shape == (2, len(groups), 5)
-    start = 0
-    for group, size in enumerate(groups):
-        columns = features[:, start : start + size]
-        expected = columns @ np.asarray(made.weights[...])[group, :size] + np.asarray(made.bias[...])[group]
-        np.testing.assert_allclose(tokens[:, group], expected, rtol=1e-5, atol=1e-6)
-        start += size
-    assert start == 7
-
-
-def test_rotation_is_relative():
-    """Rotated by their positions, a query at i and a key at j meet in a product that only i − j decides."""
-    random = np.random.default_rng(0)
-    query, key = (jnp.asarray(np.tile(random.normal(size=8), (1, 9, 1, 1)), jnp.float32) for _ in range(2))
-    products = np.asarray(attention.rotate(query)[0, :, 0] @ attention.rotate(key)[0, :, 0].T)
-    for difference in range(-8, 9):
-        np.testing.assert_allclose(np.diag(products, difference), np.diag(products, difference)[0], atol=1e-5)
-    assert np.ptp(products[0]) > 0.1
-    # One pair, position 1, angle 1: (1, 0) turns to (cos 1, sin 1).
-    turned = attention.rotate(jnp.ones((1, 2, 1, 2)).at[..., 1].set(0))[0, :, 0]
-    np.testing.assert_allclose(turned, [[1, 0], [np.cos(1), np.sin(1)]], rtol=1e-6)
-
-
-def test_attention_to_nothing_is_zero():
-    x = jnp.ones((2, 3, 1, 4))
-    mask = jnp.array([[[True, False, True]], [[False] * 3]])
-    np.testing.assert_array_equal(attention.attend(x, x, x, mask), x.at[1].set(0))
 
 
 @pytest.mark.parametrize("given", [("vocab_size",), tuple(SIZES)])

@@ -29,7 +29,6 @@ import mlresearch.train
 from mlresearch import workdir
 from mlresearch.config import part_options, replicas, resolve
 from mlresearch.data.pipeline import Batches, EncodedSplit, Feed
-from mlresearch.dropout import Dropout
 from mlresearch.errors import UserError
 from mlresearch.fit import Stopped, stack
 from mlresearch.label_space import LabelSets
@@ -39,7 +38,7 @@ from mlresearch.step import (
     Numbers,
     StepMetrics,
     TrainState,
-    dropout_keys,
+    in_turn,
     init_state,
     make_train_chunk,
     make_train_step,
@@ -132,22 +131,6 @@ def test_after_500_steps_replicas_are_runs_alone_and_a_plain_loop(config, tmp_pa
 
 
 # Replicas
-
-
-def test_dropout_bits_are_those_of_a_run_alone():
-    seeds, rates = jnp.array([3, 4, 1 << 31], jnp.uint32), jnp.array([0.1, 0.5, 0.9])
-    x, rows = jnp.ones((5, 40)), np.arange(5) + 7
-
-    def drop(seed, rate):
-        layer = Dropout(0.5, site=2)
-        layer.rate[...] = rate
-        return layer(x, dropout_keys(seed, jnp.int32(11), rows))
-
-    together = jax.jit(jax.vmap(drop))(seeds, rates)
-    for run in range(3):
-        assert np.array_equal(together[run], jax.jit(drop)(seeds[run], rates[run]))
-        share = float((together[run] == 0).mean())
-        assert share == pytest.approx(float(rates[run]), abs=4 * (0.25 / 200) ** 0.5)
 
 
 class Captured(BaseException):
@@ -540,6 +523,12 @@ def test_replicas_under_pmap(two, tmp_path, pair):
     with pytest.raises(NonFiniteError, match=r"seed_1\+optim.learning_rate=1e38 keeps the state before it"):
         train_replicas(two, tmp_path)
     assert_same(parameters(tmp_path / "seed_0"), parameters(pair[0] / "seed_0"), 1e-5)
+
+
+def test_runs_in_turn_are_dealt_out_evenly():
+    """What is left over would be trained twice, as slices that go too far are moved back."""
+    with pytest.raises(ValueError, match="4 runs cannot take turns 3 at a time"):
+        in_turn(lambda state, given: (state, given), jnp.zeros(4), jnp.zeros(4), 3)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4, 9])
