@@ -466,11 +466,10 @@ def test_a_run_from_training_to_prediction(config, order, tmp_path):
     assert record["metrics"]["test"]["mode"]["subset_accuracy"] > 0.8
     run = mlresearch.load(str(tmp_path / "run"))
     for split in ("validation", "test"):
-        # On more devices than it was trained on: sums round differently, and what is near 0 is made of probabilities
-        # that are precise to float32's rounding below 1.
+        # On more devices than it was trained on: sums round differently.
         said, wanted = run.evaluate(split), record["metrics"][split]
         assert jax.tree.structure(said) == jax.tree.structure(wanted)
-        np.testing.assert_allclose(jax.tree.leaves(said), jax.tree.leaves(wanted), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(jax.tree.leaves(said), jax.tree.leaves(wanted), rtol=1e-6)
     [labels] = run.predict(["an old owl"])
     assert [label.name for label in labels if label.on] == ["animal", "bird", "owl"]
 
