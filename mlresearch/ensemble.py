@@ -77,29 +77,36 @@ def combine(members: LabelDistribution, index: HierarchyIndex | None) -> LabelDi
     """
     count = jax.tree.leaves(members)[0].shape[0]
     if isinstance(members, Mixture):
-        log_gates = members.log_gates.reshape(-1, members.log_gates.shape[-1]) - math.log(count)
-        return Mixture(log_gates, _join(members.components), members.marginal_share)
+        _, batch, num_components = members.log_gates.shape
+        log_gates = members.log_gates.swapaxes(0, 1).reshape(batch, -1) - math.log(count)
+        return Mixture(log_gates, _join(members.components, batch, num_components), members.marginal_share)
     if isinstance(members, BayesianNetwork | ProductOfBernoullis):
         batch = members.scores.shape[2 if isinstance(members, BayesianNetwork) else 1]
-        log_gates = jnp.full((count, batch), -math.log(count), members.scores.dtype)
+        log_gates = jnp.full((batch, count), -math.log(count), members.scores.dtype)
         share = members.marginal_share if isinstance(members, BayesianNetwork) else 0.0
-        return Mixture(log_gates, _join(members), share)
+        return Mixture(log_gates, _join(members, batch, 1), share)
     return MeanMarginals(jax.vmap(lambda member: member.log_marginals)(members), index)
 
 
-def _join(members: BayesianNetwork | ProductOfBernoullis) -> BayesianNetwork | ProductOfBernoullis:
-    """Return the components of members as one batch, those of a component together."""
-    if isinstance(members, ProductOfBernoullis):
-        return ProductOfBernoullis(members.scores.reshape(-1, members.scores.shape[-1]))
+def _join(
+    members: BayesianNetwork | ProductOfBernoullis, batch: int, num_components: int
+) -> BayesianNetwork | ProductOfBernoullis:
+    """Return components of members as one batch, those of an example together."""
+    scores = members.scores
+    count = scores.shape[0]
+    if isinstance(members, BayesianNetwork):
 
-    def join(columns: Float[Array, "members rows columns"]) -> Float[Array, "rows all_columns"]:
-        return columns.swapaxes(0, 1).reshape(columns.shape[1], -1)
+        def join(columns: Float[Array, "members rows columns"]) -> Float[Array, "rows all_columns"]:
+            joined = columns.reshape(count, -1, batch, num_components).transpose(1, 2, 0, 3)
+            return joined.reshape(joined.shape[0], -1)
 
-    index, families = jax.tree.map(lambda leaf: leaf[0], (members.index, members.families))
-    of_families = None if members.family_scores is None else join(members.family_scores)
-    return dataclasses.replace(
-        members, scores=join(members.scores), family_scores=of_families, index=index, families=families
-    )
+        index, families = jax.tree.map(lambda leaf: leaf[0], (members.index, members.families))
+        of_families = None if members.family_scores is None else join(members.family_scores)
+        return dataclasses.replace(
+            members, scores=join(scores), family_scores=of_families, index=index, families=families
+        )
+    joined = scores.reshape(count, batch, num_components, -1).swapaxes(0, 1)
+    return ProductOfBernoullis(joined.reshape(-1, joined.shape[-1]))
 
 
 def evaluate_ensemble(

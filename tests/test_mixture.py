@@ -236,9 +236,9 @@ def test_probabilities_near_1_lose_nothing():
     expected = np.log(total)
     near = total > 0.5
     expected[near] = np.log1p((gates * np.expm1(wide)).sum(1)[near])
-    found = log_mixture(jnp.asarray(log_gates.T), jnp.asarray(log_probs.T))
+    found = log_mixture(jnp.asarray(log_gates), jnp.asarray(log_probs))
     np.testing.assert_allclose(found, expected.astype(np.float64), rtol=2e-6)
-    assert log_mixture(jnp.log(jnp.full((3, 1), 1 / 3)), jnp.full((3, 1), -jnp.inf)) == -jnp.inf
+    assert log_mixture(jnp.log(jnp.full(3, 1 / 3)), jnp.full(3, -jnp.inf)) == -jnp.inf
 
 
 def test_gates_start_equal_and_components_do_not_die():
@@ -275,8 +275,8 @@ def test_gates_start_equal_and_components_do_not_die():
         return distribution(jax.jit(lambda carry: jax.lax.fori_loop(0, 200, step, carry))(carry)[0])
 
     one, six = trained(1), trained(6)
-    by_component = six.components.log_prob(labels).reshape(6, size)
-    shares = jax.nn.softmax(six.log_gates + by_component, axis=0).mean(1)
+    by_component = six.components.log_prob(jnp.repeat(labels, 6, axis=0)).reshape(size, 6)
+    shares = jax.nn.softmax(six.log_gates + by_component).mean(0)
     assert (shares > 0.05).all()
     assert six.loss(labels, label_loss()).mean() < 0.8 * one.loss(labels, label_loss()).mean()
 

@@ -41,9 +41,9 @@ class Baseline:
         inputs = records.features if records.texts is None else records.texts
         assert inputs is not None, "the truth is of features or of texts"
         log_gates, scores = self._truth.scores(inputs)
-        columns = jnp.asarray(scores.transpose(1, 2, 0).reshape(-1, len(scores), 1), jnp.float32)
+        columns = jnp.asarray(scores.transpose(2, 1, 0).reshape(-1, len(scores), 1), jnp.float32)
         nothing = jnp.zeros((len(columns), 1))
         encoded = Encoded(nothing[:, None], jnp.ones((len(columns), 1), bool), nothing)
-        dist = Mixture(jnp.asarray(log_gates, jnp.float32), self._component(columns, encoded))
+        dist = Mixture(jnp.asarray(log_gates.T, jnp.float32), self._component(columns, encoded))
         log_marginals = self._truth.log_marginals(inputs).astype(np.float32)
         return Answer(log_marginals, self._truth.mode(inputs), dist)

@@ -54,12 +54,8 @@ class Decoder(nnx.Module):
         """Return the label scores, in `dtype`."""
         pooled, weights, bias = self._operands(encoded, dropout_keys)
         # Of matrices: XLA on CPU makes a slow product where there is a third axis, and of all that is fused with it.
-        rows = weights.reshape(-1, weights.shape[-1])
-        if weights.shape[1] == 1:
-            return (pooled @ rows.T + bias.reshape(-1))[:, : self.num_labels, None]
-        # Label by label, as a head of several scores a label reads them: to turn them takes as long as the product.
-        scores = rows @ pooled.T + bias.reshape(-1, 1)
-        return scores.reshape(*bias.shape, -1)[: self.num_labels].transpose(2, 0, 1)
+        scores = pooled @ weights.reshape(-1, weights.shape[-1]).T + bias.reshape(-1)
+        return scores.reshape(len(scores), *bias.shape)[:, : self.num_labels]
 
     def begin_with(self, scores: Float[np.ndarray, "labels scores_per_label"]) -> None:
         """Set the bias."""

@@ -115,39 +115,31 @@ class BayesianNetwork(LabelDistribution):
         """Return `joint_loss`: −`log_prob_known`, or a share of it and the rest of `label_loss` on the marginals."""
         return joint_loss(self, labels, label_loss, self.marginal_share)
 
-    def log_prob(self, labels: Bool[Array, "examples labels"]) -> Float[Array, "batch"]:
-        """Return Σ log P(label | its parents) over the labels whose parents are all on; −inf for an impossible set.
-
-        The batch has a distribution for each of the examples, or several of them: first one for each, then another.
-        """
-        count = self.scores.shape[1] // max(len(labels), 1)
-
-        def every(x: Bool[Array, "*rows examples"]) -> Bool[Array, "*rows batch"]:
-            return jnp.tile(x, count)
-
+    def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return Σ log P(label | its parents) over the labels whose parents are all on; −inf for an impossible set."""
         on = labels_first(labels)
         free = parents_on(on, self.index)
         log_on, log_off = self._log_factors()
-        factors = jnp.where(every(on), log_on, log_off)
+        factors = jnp.where(on, log_on, log_off)
         impossible = (on & ~free).any(0)
         if self.siblings == "any":
-            return jnp.where(every(impossible), -jnp.inf, jnp.where(every(free), factors, 0.0).sum(0))
+            return jnp.where(impossible, -jnp.inf, jnp.where(free, factors, 0.0).sum(0))
         assert self.families is not None
         num_families = self.families.parent.shape[0]
         num_on = segment_sum(on[self.families.members].astype(log_on.dtype), self.families.segments, num_families)
         family_free = on[self.families.parent].at[0].set(True)
         # Members count where one of them is on; of a family without any, what it adds itself is all.
-        total = jnp.where(every(free & (num_on > 0)[self.families.family]), factors, 0.0).sum(0)
+        total = jnp.where(free & (num_on > 0)[self.families.family], factors, 0.0).sum(0)
         some, none = self._log_of_families()
         if some is not None:
-            total += jnp.where(every(family_free & (num_on > 0)), some, 0.0).sum(0)
+            total += jnp.where(family_free & (num_on > 0), some, 0.0).sum(0)
         if none is not None:
-            total += jnp.where(every(family_free & (num_on == 0)), none, 0.0).sum(0)
+            total += jnp.where(family_free & (num_on == 0), none, 0.0).sum(0)
         else:
             impossible |= (family_free & (num_on == 0)).any(0)
         if self.siblings in ("one", "at_most_one"):
             impossible |= (family_free & (num_on > 1)).any(0)
-        return jnp.where(every(impossible), -jnp.inf, total)
+        return jnp.where(impossible, -jnp.inf, total)
 
     def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log P(known labels), NaN standing for unknown; −inf for the impossible, exactly 0 if nothing is known.
@@ -188,16 +180,16 @@ class BayesianNetwork(LabelDistribution):
         return labels_first(self._maximise(*self._log_factors(), self._log_of_families()))
 
     def pooled_mode(
-        self, weights: Float[Array, "components examples"], start: Bool[Array, "examples labels"]
+        self, weights: Float[Array, "examples components"], start: Bool[Array, "examples labels"]
     ) -> Bool[Array, "examples labels"]:
         """Return the set y of the largest Σₖ wₖ log pₖ(y), over the components of each example.
 
-        The batch has the first component of every example, then the second, and so on. On a forest that is
+        The batch has the components of the first example, then those of the second, and so on. On a forest that is
         the pass of `mode` with averaged terms; on a DAG, the search from `start`, a possible set.
         """
 
         def pool(terms: Float[Array, "rows batch"]) -> Float[Array, "rows examples"]:
-            return (terms.reshape(terms.shape[0], *weights.shape) * weights).sum(1)
+            return (terms.reshape(terms.shape[0], *weights.shape) * weights).sum(-1)
 
         if self.families is None:
             on = self._search(pool(self.scores), pool(jax.nn.log_sigmoid(-self.scores)), labels_first(start))

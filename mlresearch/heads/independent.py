@@ -37,14 +37,9 @@ class ProductOfBernoullis(LabelDistribution):
         """
         return label_loss(self.scores, labels)
 
-    def log_prob(self, labels: Bool[Array, "examples labels"]) -> Float[Array, "batch"]:
-        """Return Σ log σ(±s).
-
-        The batch has a distribution for each of the examples, or several of them: first one for each, then another.
-        """
-        count = len(self.scores) // max(len(labels), 1)
-        on = jnp.tile(labels, (count, 1))
-        return jax.nn.log_sigmoid(jnp.where(on, self.scores, -self.scores)).sum(-1)
+    def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
+        """Return Σ log σ(±s)."""
+        return jax.nn.log_sigmoid(jnp.where(labels, self.scores, -self.scores)).sum(-1)
 
     def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log P(known labels), NaN standing for unknown; exactly 0 if nothing is known."""
@@ -70,15 +65,15 @@ class ProductOfBernoullis(LabelDistribution):
         return self.scores > 0
 
     def pooled_mode(
-        self, weights: Float[Array, "components examples"], start: Bool[Array, "examples labels"]
+        self, weights: Float[Array, "examples components"], start: Bool[Array, "examples labels"]
     ) -> Bool[Array, "examples labels"]:
         """Return the set y of the largest Σₖ wₖ log pₖ(y), over the components of each example.
 
-        The batch has the first component of every example, then the second, and so on. `start` is not needed.
+        The batch has the components of the first example, then those of the second, and so on. `start` is not needed.
         """
         del start
         scores = self.scores.reshape(*weights.shape, -1)
-        return (weights[..., None] * scores).sum(0) > 0
+        return (weights[..., None] * scores).sum(1) > 0
 
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
         """Draw every label for itself."""

@@ -43,25 +43,25 @@ class Candidates(NamedTuple):
     """Label sets, and the log-probability of each under each component."""
 
     labels: Bool[Array, "batch labels"]
-    log_probs: Float[Array, "components batch"]
+    log_probs: Float[Array, "batch components"]
 
 
 @pytree_dataclass
 class Mixture(LabelDistribution):
     """p(y) = Σₖ πₖ pₖ(y).
 
-    log_gates: log π. components: the pₖ as one batch of ``components · batch`` columns, those of a component together.
+    log_gates: log π. components: the pₖ as one batch of ``batch · components`` columns, those of an example together.
     marginal_share: of the marginals' label-wise loss in `loss`.
     """
 
-    log_gates: Float[Array, "components batch"]
+    log_gates: Float[Array, "batch components"]
     components: BayesianNetwork | ProductOfBernoullis
     marginal_share: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
     def mode_is_exact(self) -> bool:  # type: ignore[override]
         """True of one component whose own mode is; there is no polynomial algorithm for more."""
-        return len(self.log_gates) == 1 and self.components.mode_is_exact
+        return self.log_gates.shape[1] == 1 and self.components.mode_is_exact
 
     @property
     def tiltable(self) -> bool:  # type: ignore[override]
@@ -88,7 +88,7 @@ class Mixture(LabelDistribution):
 
     def log_prob(self, labels: Bool[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log Σₖ πₖ pₖ(y); −inf for a set that no component can give."""
-        return self._mix(self.components.log_prob(labels))
+        return self._mix(self.components.log_prob(self._repeat(labels)))
 
     def log_prob_known(self, labels: Float[Array, "batch labels"]) -> Float[Array, "batch"]:
         """Return log P(known labels), NaN standing for unknown; −inf for the impossible, exactly 0 if nothing is known.
@@ -100,23 +100,23 @@ class Mixture(LabelDistribution):
     def tilt(self, exponents: Float[Array, "batch labels"]) -> tuple["Mixture", Float[Array, "batch"]]:
         """Return the mixture of tilted components with gates πₖ Zₖ / Z, and log Z = log Σₖ πₖ Zₖ."""
         components, log_normalisers = self.components.tilt(self._repeat(exponents))
-        log_gates = self.log_gates + self._by_component(log_normalisers)
-        total = jax.nn.logsumexp(log_gates, axis=0)
-        return dataclasses.replace(self, log_gates=log_gates - total, components=components), total
+        log_gates = self.log_gates + log_normalisers.reshape(self.log_gates.shape)
+        total = jax.nn.logsumexp(log_gates, axis=-1)
+        return dataclasses.replace(self, log_gates=log_gates - total[:, None], components=components), total
 
     def given(self, known: Float[Array, "batch labels"]) -> "Mixture":
         """Return the mixture of conditioned components with gates p(k | known labels), NaN standing for unknown."""
         repeated = self._repeat(known)
-        log_known = self._by_component(self.components.log_prob_known(repeated))
-        impossible = jnp.isneginf(log_known).all(0)
-        log_gates = jax.nn.log_softmax(self.log_gates + jnp.where(impossible, 0.0, log_known), axis=0)
+        log_known = self.components.log_prob_known(repeated).reshape(self.log_gates.shape)
+        impossible = jnp.isneginf(log_known).all(-1, keepdims=True)
+        log_gates = jax.nn.log_softmax(self.log_gates + jnp.where(impossible, 0.0, log_known))
         return dataclasses.replace(self, log_gates=log_gates, components=self.components.given(repeated))
 
     def take(self, rows: Int[Array, "rows"]) -> "Mixture":
         """Return the distributions of some examples of the batch."""
-        count, batch = self.log_gates.shape
-        columns = (jnp.arange(count)[:, None] * batch + rows).ravel()
-        return dataclasses.replace(self, log_gates=self.log_gates[:, rows], components=self.components.take(columns))
+        count = self.log_gates.shape[1]
+        columns = (rows[:, None] * count + jnp.arange(count)).ravel()
+        return dataclasses.replace(self, log_gates=self.log_gates[rows], components=self.components.take(columns))
 
     def mode(self) -> Bool[Array, "batch labels"]:
         """Return a probable label set, never less so than the mode of any component or the marginals over ½.
@@ -127,16 +127,18 @@ class Mixture(LabelDistribution):
 
         Source: Carreira-Perpiñán, "Gaussian Mean-Shift Is an EM Algorithm", 2007 (of densities).
         """
-        if len(self.log_gates) == 1:
+        if self.log_gates.shape[1] == 1:
             return self.components.mode()
         modes = self.components.mode().reshape(*self.log_gates.shape, -1)
         over_half = self._scored(self.log_marginals > -jnp.log(2.0))
         # One candidate at a time, so that memory is that of the components.
-        best, _ = jax.lax.scan(lambda best, labels: (self._better(best, self._scored(labels)), None), over_half, modes)
+        best, _ = jax.lax.scan(
+            lambda best, labels: (self._better(best, self._scored(labels)), None), over_half, modes.swapaxes(0, 1)
+        )
 
         def improve(carry: tuple[Candidates, Array, Array]) -> tuple[Candidates, Array, Array]:
             found, _, step = carry
-            weights = jax.nn.softmax(self.log_gates + found.log_probs, axis=0)
+            weights = jax.nn.softmax(self.log_gates + found.log_probs)
             better = self._better(found, self._scored(self.components.pooled_mode(weights, found.labels)))
             return better, (better.labels != found.labels).any(), step + 1
 
@@ -145,56 +147,51 @@ class Mixture(LabelDistribution):
 
     def sample(self, key: Key[Array, ""], n: int) -> Bool[Array, "n batch labels"]:
         """Draw a component by the gates, and a set of it."""
-        batch = self.log_gates.shape[1]
+        batch, num_components = self.log_gates.shape
 
         def draw(key: Key[Array, ""]) -> Bool[Array, "batch labels"]:
             key_component, key_labels = jax.random.split(key)
-            component = jax.random.categorical(key_component, self.log_gates, axis=0)
-            drawn = self.components.take(component * batch + jnp.arange(batch))
+            component = jax.random.categorical(key_component, self.log_gates)
+            drawn = self.components.take(jnp.arange(batch) * num_components + component)
             return drawn.sample(key_labels, 1)[0]
 
         return jax.vmap(draw)(jax.random.split(key, n))
 
     def _repeat(self, labels: Shaped[Array, "batch labels"]) -> Shaped[Array, "columns labels"]:
         """Return the labels of every example once for each component."""
-        return jnp.tile(labels, (len(self.log_gates), 1))
+        return jnp.repeat(labels, self.log_gates.shape[1], axis=0)
 
     def _mix(self, log_probs: Float[Array, "*shape columns"]) -> Float[Array, "*shape batch"]:
         """Return log Σₖ πₖ pₖ from the log pₖ of all columns."""
-        return log_mixture(self.log_gates, self._by_component(log_probs))
-
-    def _by_component(self, x: Float[Array, "*shape columns"]) -> Float[Array, "*shape components batch"]:
-        return x.reshape(*x.shape[:-1], *self.log_gates.shape)
+        return log_mixture(self.log_gates, log_probs.reshape(*log_probs.shape[:-1], *self.log_gates.shape))
 
     def _scored(self, labels: Bool[Array, "batch labels"]) -> Candidates:
-        return Candidates(labels, self._by_component(self.components.log_prob(labels)))
+        log_probs = self.components.log_prob(self._repeat(labels))
+        return Candidates(labels, log_probs.reshape(self.log_gates.shape))
 
     def _better(self, one: Candidates, other: Candidates) -> Candidates:
         """Return of each example the more probable set, the first where they tie."""
         wins = log_mixture(self.log_gates, other.log_probs) > log_mixture(self.log_gates, one.log_probs)
-        return Candidates(
-            jnp.where(wins[:, None], other.labels, one.labels), jnp.where(wins, other.log_probs, one.log_probs)
-        )
+        return jax.tree.map(lambda one, other: jnp.where(wins[:, None], other, one), one, other)
 
 
 @jax.custom_jvp
 def log_mixture(
-    log_weights: Float[Array, "*#shape components batch"], log_probs: Float[Array, "*shape components batch"]
-) -> Float[Array, "*shape batch"]:
+    log_weights: Float[Array, "*#shape components"], log_probs: Float[Array, "*shape components"]
+) -> Float[Array, "*shape"]:
     """Return log Σₖ πₖ pₖ, where Σₖ πₖ = 1: never above the largest log pₖ, and precise where that is near 0.
 
     With p the largest pₖ it is log p + log(1 − Σₖ πₖ (1 − pₖ/p)), in which nothing cancels while the sum is at most ½.
     The gradient is p(k | y), for weights and components alike; 0 where all components say that y is impossible.
     """
-    peak = log_probs.max(-2, keepdims=True)
+    peak = log_probs.max(-1, keepdims=True)
     impossible = jnp.isneginf(peak)  # where all are: NaN, were it not hidden
     peak, log_probs = jnp.where(impossible, 0.0, peak), jnp.where(impossible, 0.0, log_probs)
-    # No term is positive. A product by itself before the sum would be a contraction to XLA on CPU, and a slow one.
-    change = jnp.minimum(jnp.exp(log_weights) * jnp.expm1(log_probs - peak), 0.0).sum(-2)
+    change = (jnp.exp(log_weights) * jnp.expm1(log_probs - peak)).sum(-1)
     near = change > -0.5
-    nearby = peak[..., 0, :] + jnp.log1p(jnp.where(near, change, 0.0))
-    total = jnp.where(near, nearby, jax.nn.logsumexp(log_weights + log_probs, axis=-2))
-    return jnp.where(impossible[..., 0, :], -jnp.inf, total)
+    nearby = peak[..., 0] + jnp.log1p(jnp.where(near, change, 0.0))
+    total = jnp.where(near, nearby, jax.nn.logsumexp(log_weights + log_probs, axis=-1))
+    return jnp.where(impossible[..., 0], -jnp.inf, total)
 
 
 @log_mixture.defjvp
@@ -202,8 +199,8 @@ def _log_mixture_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     log_weights, log_probs = primals
     value = log_mixture(log_weights, log_probs)
     possible = jnp.where(jnp.isneginf(value), jnp.inf, value)
-    share = jnp.exp(log_weights + log_probs - possible[..., None, :])
-    return value, (share * (tangents[0] + tangents[1])).sum(-2)
+    share = jnp.exp(log_weights + log_probs - possible[..., None])
+    return value, (share * (tangents[0] + tangents[1])).sum(-1)
 
 
 class Head(nnx.Module):
@@ -274,5 +271,5 @@ class Head(nnx.Module):
         # The default precision is lower than that of the dtype on accelerators.
         gates = jnp.dot(encoded.pooled.astype(scores.dtype), weights, precision="highest") + bias
         batch, num_labels, num_components = scores.shape
-        columns = scores.transpose(2, 0, 1).reshape(num_components * batch, num_labels, 1)
-        return Mixture(jax.nn.log_softmax(gates).T, self.component(columns, encoded), self.marginal_share)
+        columns = scores.swapaxes(1, 2).reshape(batch * num_components, num_labels, 1)
+        return Mixture(jax.nn.log_softmax(gates), self.component(columns, encoded), self.marginal_share)
