@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from small_losses import label_loss
 from small_runs import inputs_of, make_config
 from test_heads import all_sets, encoded_for, hierarchies, randomise
@@ -332,6 +333,31 @@ def test_devices_give_the_numbers_of_one(config):
         np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
         for got, wanted in zip(params, expected, strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
+
+
+@every_kind
+def test_devices_that_share_a_batch_only_add_up(of, siblings, forest):
+    """Were examples gathered on the way to the gradient, each device would compute what all of them do."""
+    hierarchy, size = hierarchies(forest)[0], 8
+    head = make_head(hierarchy, 3, of, siblings)
+    head.marginal_share = 0.5
+    decoder = Decoder(DIM, hierarchy.num_labels, 3, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split((decoder, head), nnx.Param, ...)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    everywhere, by_example = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    def loss(params, pooled, labels):
+        decoder, head = nnx.merge(graph, params, rest)
+        encoded = Encoded(pooled[:, None], jnp.ones((size, 1), bool), pooled)
+        return head(decoder(encoded, None), encoded).loss(labels, label_loss()).mean()
+
+    gradient = jax.jit(
+        jax.grad(loss), in_shardings=(everywhere, by_example, by_example), out_shardings=everywhere
+    ).lower(params, jnp.ones((size, DIM)), jnp.ones((size, hierarchy.num_labels), bool))
+    text = gradient.compile().as_text()
+    assert "all-reduce" in text
+    for gathering in ("all-gather", "all-to-all", "collective-permute"):
+        assert gathering not in text
 
 
 @pytest.mark.parametrize(("of", "siblings", "forest"), [KINDS[0], KINDS[2], KINDS[3]])
